@@ -1,0 +1,30 @@
+"""An asyncio framework for Kubernetes device plugins."""
+
+from devplugin.errors import (
+    AllocationError,
+    ConfigurationError,
+    DevicePluginError,
+    KubeletError,
+    KubeletUnavailable,
+    RegistrationRejected,
+    UnhealthyDevice,
+    UnknownDevice,
+)
+from devplugin.model import Allocation, Device, DeviceNode, Health, Mount, PreferredAllocationRequest
+
+__all__ = [
+    "Allocation",
+    "AllocationError",
+    "ConfigurationError",
+    "Device",
+    "DeviceNode",
+    "DevicePluginError",
+    "Health",
+    "KubeletError",
+    "KubeletUnavailable",
+    "Mount",
+    "PreferredAllocationRequest",
+    "RegistrationRejected",
+    "UnhealthyDevice",
+    "UnknownDevice",
+]

@@ -1,0 +1,322 @@
+"""What a plugin says and what it is asked: frozen values, validated when they are built."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Generic
+
+from devplugin.errors import AllocationError, ConfigurationError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, TypeVar
+
+    D = TypeVar("D", bound="Device", default="Device")
+else:
+    from typing import TypeVar
+
+    D = TypeVar("D", bound="Device")
+
+__all__ = ["Allocation", "Device", "DeviceNode", "Health", "Mount", "PreferredAllocationRequest", "check_resource_name"]
+
+_INT64_MAX = 2**63 - 1
+# The syntax of a qualified device name in the CDI specification: vendor/class=name.
+_CDI_NAME = re.compile(
+    r"[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
+    r"/[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
+    r"=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
+)
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_RESOURCE_PREFIX = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+_RESOURCE_NAME = re.compile(r"(?:[A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+# "requests." + prefix has at most 253 characters: quota names are made of it (the kubelet's IsExtendedResourceName).
+_RESOURCE_PREFIX_MAX = 244
+_RESOURCE_NAME_MAX = 63
+
+
+class Health(StrEnum):
+    """Whether a device can be given to new containers; on the wire the value is sent as it is."""
+
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+
+
+def _refuse(what: str, value: object, rule: str) -> ConfigurationError:
+    return ConfigurationError(f"{what} {value!r} is not usable: {rule}")
+
+
+def _check_text(what: str, value: object) -> str:
+    if not isinstance(value, str) or "\0" in value or not _encodes(value):
+        raise _refuse(what, value, "it must be a string that UTF-8 can carry, without NUL")
+    return value
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_path(what: str, value: object) -> None:
+    if not _check_text(what, value).startswith("/"):
+        raise _refuse(what, value, "it must be an absolute path")
+
+
+def _check_items(what: str, items: object, kind: type) -> tuple[object, ...]:
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise _refuse(what, items, f"it must be a sequence of {kind.__name__}")
+    found = tuple(items)
+    for item in found:
+        if not isinstance(item, kind):
+            raise _refuse(f"{what} item", item, f"it must be a {kind.__name__}")
+    return found
+
+
+def _check_mapping(what: str, items: object, key_rule: str) -> Mapping[str, str]:
+    if not isinstance(items, Mapping):
+        raise _refuse(what, items, "it must map names to strings")
+    for key, value in items.items():
+        if not _check_text(f"{what} name", key) or "=" in key:
+            raise _refuse(f"{what} name", key, key_rule)
+        _check_text(f"{what} value of {key!r}:", value)
+    return MappingProxyType(dict(items))
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host path that is mounted into the container.
+
+    Args:
+        container_path: Where the container sees it: absolute.
+        host_path: What it sees there: absolute.
+        read_only: Whether the container may not write to it.
+
+    Raises:
+        ConfigurationError: A path is not absolute.
+    """
+
+    container_path: str
+    host_path: str
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        _check_path("container path", self.container_path)
+        _check_path("host path", self.host_path)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceNode:
+    """A device node that the container may open.
+
+    Args:
+        container_path: Where the container sees it: absolute.
+        host_path: The node on the host: absolute.
+        permissions: Some of ``r`` (read), ``w`` (write) and ``m`` (mknod), each at most once.
+
+    Raises:
+        ConfigurationError: A path is not absolute, or the permissions are others.
+    """
+
+    container_path: str
+    host_path: str
+    permissions: str = "rw"
+
+    def __post_init__(self) -> None:
+        _check_path("container path", self.container_path)
+        _check_path("host path", self.host_path)
+        letters = self.permissions
+        if not isinstance(letters, str) or not letters or len(set(letters)) < len(letters) or not set(letters) <= {*"rwm"}:
+            raise _refuse("permissions", letters, "they must be some of r, w and m, each at most once")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What a container is given: the answer to Allocate for one container.
+
+    The kubelet stores it on disk for the life of the pod, and uses it again when the container restarts: put no secrets
+    here.
+
+    Args:
+        env: Environment variables.
+        mounts: Host paths.
+        device_nodes: Device nodes.
+        annotations: What the container runtime is told, for runtimes with hooks.
+        cdi_devices: Fully qualified CDI names, ``vendor/class=name`` (kubelets from 1.29 on resolve them by default).
+
+    Raises:
+        ConfigurationError: A name or a value cannot reach the container.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: Sequence[Mount] = ()
+    device_nodes: Sequence[DeviceNode] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cdi_devices: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "env", _check_mapping("environment", self.env))
+        put(self, "mounts", _check_items("mounts", self.mounts, Mount))
+        put(self, "device_nodes", _check_items("device nodes", self.device_nodes, DeviceNode))
+        put(self, "annotations", _check_mapping("annotation", self.annotations))
+        put(self, "cdi_devices", _check_items("CDI devices", self.cdi_devices, str))
+        for name in self.cdi_devices:
+            if not _CDI_NAME.fullmatch(name):
+                raise _refuse("CDI device", name, "it must be of the form vendor/class=name")
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{name}={dict(value) if isinstance(value, Mapping) else value!r}"
+            for name in self.__slots__
+            if (value := getattr(self, name))
+        ]
+        return f"Allocation({', '.join(shown)})"
+
+
+_NOTHING = Allocation()
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device of a snapshot. Subclass it (``@dataclass(frozen=True, slots=True)``) to carry what your hooks need.
+
+    Args:
+        id: Its name for the kubelet: printable ASCII without spaces. At most 63 characters by the API's comment, which no
+            kubelet enforces. Keep it the same over restarts, and different from all other ids on the node.
+        health: Whether new containers may get it.
+        numa_nodes: The NUMA nodes that it is close to, each 0 or more; none when that is not known.
+        grants: What a container that gets this device is given, unless ``allocate`` is overridden.
+
+    Raises:
+        ConfigurationError: A value breaks its rule.
+    """
+
+    id: str
+    health: Health = field(default=Health.HEALTHY, kw_only=True)
+    numa_nodes: Sequence[int] = field(default=(), kw_only=True)
+    grants: Allocation = field(default=_NOTHING, kw_only=True)
+
+    def __post_init__(self) -> None:
+        text = self.id
+        if not (isinstance(text, str) and text.isascii() and text.isprintable() and " " not in text and text):
+            raise _refuse("device id", text, "it must be printable ASCII without spaces, and not empty")
+        if self.health.__class__ is not Health:
+            raise _refuse("health", self.health, "it must be Health.HEALTHY or Health.UNHEALTHY")
+        if self.numa_nodes != ():
+            object.__setattr__(self, "numa_nodes", _check_items("NUMA nodes", self.numa_nodes, int))
+            for node in self.numa_nodes:
+                if not 0 <= node <= _INT64_MAX or isinstance(node, bool):
+                    raise _refuse("NUMA node", node, "it must be 0 or more; leave numa_nodes empty when it is not known")
+        if not isinstance(self.grants, Allocation):
+            raise _refuse("grants", self.grants, "it must be an Allocation")
+
+    @classmethod
+    def at(
+        cls,
+        path: str,
+        *,
+        container_path: str | None = None,
+        permissions: str = "rw",
+        health: Health = Health.HEALTHY,
+        numa_nodes: Sequence[int] = (),
+    ) -> "Self":
+        """The device behind one device node, which is also what it grants.
+
+        Its id is the path without ``/dev/``, a further ``/`` written as ``-``.
+
+        Args:
+            path: The node on the host: absolute.
+            container_path: Where the container sees it; the same path when not given.
+            permissions: Some of ``r``, ``w`` and ``m``.
+            health: As in the class.
+            numa_nodes: As in the class.
+
+        Raises:
+            ConfigurationError: A path or a permission breaks its rule.
+        """
+        node = DeviceNode(container_path or path, path, permissions)
+        device_id = path.removeprefix("/dev/").strip("/").replace("/", "-")
+        return cls(device_id, health=health, numa_nodes=numa_nodes, grants=Allocation(device_nodes=[node]))
+
+
+@dataclass(frozen=True, slots=True)
+class PreferredAllocationRequest(Generic[D]):
+    """What ``preferred_allocation`` is asked for one container.
+
+    Args:
+        available: The devices to choose from, those of ``must_include`` among them.
+        must_include: The devices that are chosen already.
+        size: How many devices the answer should have, those of ``must_include`` counted.
+    """
+
+    available: Sequence[D]
+    must_include: Sequence[D]
+    size: int
+
+
+def check_resource_name(name: object) -> str:
+    """``name``, when every kubelet accepts it as an extended resource (its ``IsExtendedResourceName``).
+
+    Raises:
+        ConfigurationError: A kubelet would refuse to register it.
+    """
+    if not isinstance(name, str) or name.count("/") != 1:
+        raise _refuse("resource name", name, "it must be a string of the form vendor-domain/resource")
+    prefix, _, rest = name.partition("/")
+    if "kubernetes.io/" in name or name.startswith("requests."):
+        raise _refuse("resource name", name, "kubernetes.io and names that start with 'requests.' are reserved")
+    if len(prefix) > _RESOURCE_PREFIX_MAX or not _RESOURCE_PREFIX.fullmatch(prefix):
+        raise _refuse(
+            "resource name",
+            name,
+            f"the part before '/' must be a lower-case DNS subdomain of at most {_RESOURCE_PREFIX_MAX} characters",
+        )
+    if len(rest) > _RESOURCE_NAME_MAX or not _RESOURCE_NAME.fullmatch(rest):
+        raise _refuse(
+            "resource name",
+            name,
+            f"the part after '/' must be at most {_RESOURCE_NAME_MAX} letters, digits, '-', '_' or '.', "
+            "with a letter or digit first and last",
+        )
+    return name
+
+
+def merge_grants(devices: Iterable[Device]) -> Allocation:
+    """What the devices grant, together: the answer of the default ``allocate``.
+
+    Raises:
+        AllocationError: Two devices grant the same variable, path, annotation or node differently.
+    """
+    origin: dict[tuple[str, str], tuple[Device, object]] = {}
+
+    def agree(device: Device, kind: str, name: str, value: object) -> None:
+        first, seen = origin.setdefault((kind, name), (device, value))
+        if seen != value:
+            raise AllocationError(f"Devices {first.id} and {device.id} cannot go to one container: both set {kind} {name}")
+
+    for device in devices:
+        grants = device.grants
+        for name, text in grants.env.items():
+            agree(device, "environment variable", name, text)
+        for mount in grants.mounts:
+            agree(device, "mount", mount.container_path, mount)
+        for node in grants.device_nodes:
+            agree(device, "device node", node.container_path, node)
+        for name, text in grants.annotations.items():
+            agree(device, "annotation", name, text)
+        for name in grants.cdi_devices:
+            agree(device, "CDI device", name, name)
+
+    def merged(kind: str) -> dict[str, object]:
+        return {name: value for (of, name), (_, value) in origin.items() if of == kind}
+
+    return Allocation(
+        env=merged("environment variable"),
+        mounts=[*merged("mount").values()],
+        device_nodes=[*merged("device node").values()],
+        annotations=merged("annotation"),
+        cdi_devices=[*merged("CDI device")],
+    )
