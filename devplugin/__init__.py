@@ -11,6 +11,8 @@ from devplugin.errors import (
     UnknownDevice,
 )
 from devplugin.model import Allocation, Device, DeviceNode, Health, Mount, PreferredAllocationRequest
+from devplugin.plugin import DevicePluginBase
+from devplugin.run import run
 
 __all__ = [
     "Allocation",
@@ -18,6 +20,7 @@ __all__ = [
     "ConfigurationError",
     "Device",
     "DeviceNode",
+    "DevicePluginBase",
     "DevicePluginError",
     "Health",
     "KubeletError",
@@ -27,4 +30,5 @@ __all__ = [
     "RegistrationRejected",
     "UnhealthyDevice",
     "UnknownDevice",
+    "run",
 ]

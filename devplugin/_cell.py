@@ -1,7 +1,6 @@
 """A cell for state: one writer sets the newest value, any number of readers wait for it, and nobody queues."""
 
 from asyncio import Event
-from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -29,11 +28,8 @@ class Latest(Generic[T]):
         changed, self._changed = self._changed, Event()
         changed.set()
 
-    async def watch(self) -> AsyncIterator[T]:
-        """The value, and again whenever it has been set since the reader took the last one."""
-        seen = 0
-        while True:
-            while seen == self._version:
-                await self._changed.wait()
-            seen = self._version
-            yield self._values[0]
+    async def newer(self, seen: int = 0) -> tuple[int, T]:
+        """The newest value and its version, as soon as that is not the version ``seen`` (0: no value yet)."""
+        while seen == self._version:
+            await self._changed.wait()
+        return self._version, self._values[0]

@@ -1,13 +1,13 @@
 """The errors of devplugin, and who must act on each.
 
-    DevicePluginError
-    ├── ConfigurationError        the plugin's author or whoever deploys it: a value or a permission is wrong
-    ├── AllocationError           expected; the pod's owner reads its text in an event of the pod
-    │   ├── UnknownDevice
-    │   └── UnhealthyDevice
-    └── KubeletError              what the kubelet did, or where it should be
-        ├── KubeletUnavailable    expected; retried for ever, never raised by ``serve()``
-        └── RegistrationRejected  the kubelet will never accept this plugin as it is: ``serve()`` ends
+DevicePluginError
+├── ConfigurationError        the plugin's author or whoever deploys it: a value or a permission is wrong
+├── AllocationError           expected; the pod's owner reads its text in an event of the pod
+│   ├── UnknownDevice
+│   └── UnhealthyDevice
+└── KubeletError              what the kubelet did, or where it should be
+    ├── KubeletUnavailable    expected; retried for ever, never raised by ``serve()``
+    └── RegistrationRejected  the kubelet will never accept this plugin as it is: ``serve()`` ends
 """
 
 __all__ = [

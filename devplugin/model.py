@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from devplugin.errors import AllocationError, ConfigurationError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, TypeVar
+    from typing import Self
+
+    from typing_extensions import TypeVar
 
     D = TypeVar("D", bound="Device", default="Device")
 else:
@@ -75,13 +77,13 @@ def _check_items(what: str, items: object, kind: type) -> tuple[object, ...]:
     return found
 
 
-def _check_mapping(what: str, items: object, key_rule: str) -> Mapping[str, str]:
+def _check_mapping(what: str, items: object) -> Mapping[str, str]:
     if not isinstance(items, Mapping):
         raise _refuse(what, items, "it must map names to strings")
-    for key, value in items.items():
-        if not _check_text(f"{what} name", key) or "=" in key:
-            raise _refuse(f"{what} name", key, key_rule)
-        _check_text(f"{what} value of {key!r}:", value)
+    for name, value in items.items():
+        if not _check_text(f"{what} name", name):
+            raise _refuse(f"{what} name", name, "it must not be empty")
+        _check_text(f"{what} value of {name!r}:", value)
     return MappingProxyType(dict(items))
 
 
@@ -128,7 +130,12 @@ class DeviceNode:
         _check_path("container path", self.container_path)
         _check_path("host path", self.host_path)
         letters = self.permissions
-        if not isinstance(letters, str) or not letters or len(set(letters)) < len(letters) or not set(letters) <= {*"rwm"}:
+        if (
+            not isinstance(letters, str)
+            or not letters
+            or len(set(letters)) < len(letters)
+            or not set(letters) <= {*"rwm"}
+        ):
             raise _refuse("permissions", letters, "they must be some of r, w and m, each at most once")
 
 
@@ -159,6 +166,9 @@ class Allocation:
     def __post_init__(self) -> None:
         put = object.__setattr__
         put(self, "env", _check_mapping("environment", self.env))
+        for name in self.env:
+            if "=" in name:
+                raise _refuse("environment name", name, "a container runtime accepts no '=' in it")
         put(self, "mounts", _check_items("mounts", self.mounts, Mount))
         put(self, "device_nodes", _check_items("device nodes", self.device_nodes, DeviceNode))
         put(self, "annotations", _check_mapping("annotation", self.annotations))
@@ -184,7 +194,8 @@ class Device:
     """One device of a snapshot. Subclass it (``@dataclass(frozen=True, slots=True)``) to carry what your hooks need.
 
     Args:
-        id: Its name for the kubelet: printable ASCII without spaces. At most 63 characters by the API's comment, which no
+        id: Its name for the kubelet: printable ASCII without spaces. At most 63 characters by the API's comment, which
+        no
             kubelet enforces. Keep it the same over restarts, and different from all other ids on the node.
         health: Whether new containers may get it.
         numa_nodes: The NUMA nodes that it is close to, each 0 or more; none when that is not known.
@@ -209,7 +220,9 @@ class Device:
             object.__setattr__(self, "numa_nodes", _check_items("NUMA nodes", self.numa_nodes, int))
             for node in self.numa_nodes:
                 if not 0 <= node <= _INT64_MAX or isinstance(node, bool):
-                    raise _refuse("NUMA node", node, "it must be 0 or more; leave numa_nodes empty when it is not known")
+                    raise _refuse(
+                        "NUMA node", node, "it must be 0 or more; leave numa_nodes empty when it is not known"
+                    )
         if not isinstance(self.grants, Allocation):
             raise _refuse("grants", self.grants, "it must be an Allocation")
 
@@ -290,33 +303,36 @@ def merge_grants(devices: Iterable[Device]) -> Allocation:
     Raises:
         AllocationError: Two devices grant the same variable, path, annotation or node differently.
     """
-    origin: dict[tuple[str, str], tuple[Device, object]] = {}
-
-    def agree(device: Device, kind: str, name: str, value: object) -> None:
-        first, seen = origin.setdefault((kind, name), (device, value))
-        if seen != value:
-            raise AllocationError(f"Devices {first.id} and {device.id} cannot go to one container: both set {kind} {name}")
-
+    origin: dict[tuple[str, str], Device] = {}
+    merged: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
     for device in devices:
-        grants = device.grants
-        for name, text in grants.env.items():
-            agree(device, "environment variable", name, text)
-        for mount in grants.mounts:
-            agree(device, "mount", mount.container_path, mount)
-        for node in grants.device_nodes:
-            agree(device, "device node", node.container_path, node)
-        for name, text in grants.annotations.items():
-            agree(device, "annotation", name, text)
-        for name in grants.cdi_devices:
-            agree(device, "CDI device", name, name)
-
-    def merged(kind: str) -> dict[str, object]:
-        return {name: value for (of, name), (_, value) in origin.items() if of == kind}
-
+        for kind, granted in _granted(device.grants):
+            for name, value in granted.items():
+                if merged[kind].setdefault(name, value) != value:
+                    first = origin[kind, name]
+                    raise AllocationError(
+                        f"Devices {first.id} and {device.id} cannot go to one container: they set {kind} {name} differently"
+                    )
+                origin.setdefault((kind, name), device)
+    env, mounts, nodes, annotations, cdi = merged.values()
     return Allocation(
-        env=merged("environment variable"),
-        mounts=[*merged("mount").values()],
-        device_nodes=[*merged("device node").values()],
-        annotations=merged("annotation"),
-        cdi_devices=[*merged("CDI device")],
+        env=env, mounts=[*mounts.values()], device_nodes=[*nodes.values()], annotations=annotations, cdi_devices=[*cdi]
+    )
+
+
+_KINDS = ("environment variable", "mount", "device node", "annotation", "CDI device")
+
+
+def _granted(grants: Allocation) -> Iterable[tuple[str, Mapping[str, object]]]:
+    """What is granted, of each kind, by the name that only one can have in a container."""
+    return zip(
+        _KINDS,
+        (
+            grants.env,
+            {mount.container_path: mount for mount in grants.mounts},
+            {node.container_path: node for node in grants.device_nodes},
+            grants.annotations,
+            dict.fromkeys(grants.cdi_devices),
+        ),
+        strict=True,
     )

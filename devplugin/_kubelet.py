@@ -1,0 +1,127 @@
+"""The kubelet's device plugin directory: what its kubelet.sock is, and how to register there."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from grpclib import GRPCError
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.exceptions import StreamTerminatedError
+
+from devplugin._server import RawCodec, no_permission
+from devplugin.errors import KubeletError, KubeletUnavailable, RegistrationRejected
+
+# Compiled into the kubelet; it ignores --root-dir (pkg/kubelet/apis/deviceplugin: DevicePluginPath).
+DEVICE_PLUGIN_DIRECTORY = "/var/lib/kubelet/device-plugins"
+SOCKET_NAME = "kubelet.sock"
+# Inside Register the kubelet dials the plugin for up to 10 s and asks for its options.
+_REGISTER_WITHIN_S = 15.0
+# The beginning and the end of the kubelet's refusals that no retry mends (devicemanager/plugin/v1beta1/server.go).
+_REFUSED_FOR_GOOD = {
+    "requested API version": "this kubelet speaks another version of the device plugin API than devplugin does",
+    "the ResourceName": "choose another resource_name",
+}
+
+
+class SocketId(NamedTuple):
+    """Which kubelet.sock it is. A new one often gets the old one's inode, so its time counts too."""
+
+    device: int
+    inode: int
+    ctime_ns: int
+
+
+class KubeletDirectory:
+    """The directory in which a kubelet listens on kubelet.sock, and plugins on their own sockets."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self.socket = self.path / SOCKET_NAME
+
+    def __repr__(self) -> str:
+        return f"KubeletDirectory({str(self.path)!r})"
+
+    def socket_id(self) -> SocketId | None:
+        """Which kubelet.sock is there; None when there is none."""
+        try:
+            found = self.socket.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise no_permission("look into", self.path, error) from error
+        return SocketId(found.st_dev, found.st_ino, found.st_ctime_ns)
+
+    def check_mount(self) -> None:
+        """Refuse to wait in a directory that was deleted: when it is made again, this process will not see it.
+
+        Raises:
+            KubeletError: The directory has no name any more. It happens to a container whose mounted directory was
+            deleted
+                on the host.
+        """
+        try:
+            deleted = os.stat(self.path).st_nlink == 0  # noqa: PTH116  (Path.stat() is the same)
+        except OSError:
+            return
+        if deleted:
+            raise KubeletError(
+                f"{self.path} was deleted on the host and what is mounted here is its remains: the plugin must be started"
+                " again to see the new one"
+            )
+
+    @asynccontextmanager
+    async def dial(self) -> AsyncIterator["KubeletClient"]:
+        """A connection to the kubelet.
+
+        Raises:
+            KubeletUnavailable: Nobody listens on kubelet.sock.
+            ConfigurationError: The system does not let the plugin connect.
+        """
+        if not self.socket_id():
+            raise KubeletUnavailable(f"nobody listens on {self.socket}")
+        channel = Channel(path=str(self.socket), codec=RawCodec())
+        try:
+            await channel.__connect__()  # grpclib itself would connect with the first call
+            yield KubeletClient(channel)
+        except PermissionError as error:
+            raise no_permission("connect to", self.socket, error) from error
+        except OSError as error:
+            raise KubeletUnavailable(f"nobody listens on {self.socket}") from error
+        finally:
+            channel.close()
+
+
+class KubeletClient:
+    """A connection to the kubelet for one registration."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def register(self, request: bytes) -> None:
+        """Send a RegisterRequest and close the connection: the kubelet has then connected to the plugin and accepted
+        it.
+
+        Raises:
+            RegistrationRejected: The kubelet will never accept this request.
+            KubeletUnavailable: It did not accept it now.
+        """
+        call = UnaryUnaryMethod[bytes, bytes](self._channel, "/v1beta1.Registration/Register", bytes, bytes)
+        try:
+            await call(request, timeout=_REGISTER_WITHIN_S)
+        except GRPCError as error:
+            raise _refusal(error.message or error.status.name) from error
+        except TimeoutError as error:
+            raise KubeletUnavailable(f"no answer to the registration in {_REGISTER_WITHIN_S:g} s") from error
+        except (OSError, StreamTerminatedError) as error:
+            raise KubeletUnavailable(f"it went away during the registration ({error})") from error
+        finally:
+            self._channel.close()
+
+
+def _refusal(text: str) -> KubeletError:
+    for beginning, advice in _REFUSED_FOR_GOOD.items():
+        if text.startswith(beginning):
+            return RegistrationRejected(f"the kubelet refused the registration: {text}: {advice}")
+    return KubeletUnavailable(f"it did not accept the registration: {text}")

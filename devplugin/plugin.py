@@ -1,0 +1,156 @@
+"""``DevicePluginBase``: what an author subclasses."""
+
+import asyncio
+import inspect
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Generic
+
+import anyio
+
+from devplugin._cell import Latest
+from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY, KubeletDirectory
+from devplugin._session import Registration
+from devplugin._snapshot import ListTooLong, Snapshot
+from devplugin._wire import encode_options
+from devplugin.errors import ConfigurationError
+from devplugin.model import Allocation, D, PreferredAllocationRequest, check_resource_name, merge_grants
+
+__all__ = ["DevicePluginBase"]
+
+log = logging.getLogger("devplugin.plugin")
+
+_TEAR_DOWN_WITHIN_S = 10.0
+
+
+class DevicePluginBase(ABC, Generic[D]):
+    """A device plugin: subclass it, name the resource, and enumerate the devices.
+
+    It is generic in your own subclass of ``Device``: ``class Gpus(DevicePluginBase[Gpu])``. Hooks get the very objects that
+    ``devices()`` yielded. All hooks run on one event loop: whatever blocks in them belongs into a thread
+    (``asyncio.to_thread``).
+
+    Attributes:
+        resource_name: The extended resource that pods ask for, ``vendor-domain/resource``.
+        allocate_timeout_s: How long ``allocate`` may take, in seconds. The kubelet itself would wait for ever and admit
+        no
+            other pod of the node meanwhile.
+        preferred_allocation_timeout_s: The same for ``preferred_allocation``.
+        pre_start_container_timeout_s: The same for ``pre_start_container``; the kubelet gives up after 30 s.
+    """
+
+    resource_name: str
+    allocate_timeout_s: float = 30.0
+    preferred_allocation_timeout_s: float = 5.0
+    pre_start_container_timeout_s: float = 30.0
+
+    @abstractmethod
+    def devices(self) -> AsyncIterator[Iterable[D]]:
+        """Yield the whole list of devices, and again whenever it has changed. Write it as an async generator.
+
+        Yielding the same list again costs next to nothing. When it returns, the last list stays. What it raises ends
+        ``serve()``. Its ``finally`` is the place for tear-down. A device that is gone while a container has it is better
+        called unhealthy than left out.
+        """
+
+    async def allocate(self, devices: Sequence[D]) -> Allocation:
+        """What one container gets with these devices, which are known and healthy; by default what they grant,
+        together.
+
+        The kubelet keeps the answer for the pod's life, and may ask again for the same devices: answer the same.
+
+        Raises:
+            AllocationError: The container cannot have them. The pod's owner reads the text.
+        """
+        return merge_grants(devices)
+
+    async def preferred_allocation(self, request: PreferredAllocationRequest[D]) -> Sequence[D]:  # noqa: ARG002  (overridden)
+        """The devices that the kubelet should choose for one container; it is asked only when a subclass overrides
+        this.
+
+        When it raises or is late, the kubelet chooses by itself.
+        """
+        return ()
+
+    async def pre_start_container(self, devices: Sequence[D]) -> None:
+        """Prepare devices before a container starts, each time; it is asked only when a subclass overrides this.
+
+        Raises:
+            AllocationError: The container cannot start now. The kubelet tries again, so the work must bear repetition.
+        """
+
+    async def serve(self, *, kubelet_dir: str | os.PathLike[str] = DEVICE_PLUGIN_DIRECTORY) -> None:
+        """Be this node's plugin for the resource until cancelled: register, announce, answer, and again after every
+        restart.
+
+        Cancelling it ends the streams, the calls under way (10 s at most), the connections and the socket.
+
+        Args:
+            kubelet_dir: The directory of kubelet.sock.
+
+        Raises:
+            ConfigurationError: The plugin, or the system's permissions, are not usable.
+            RegistrationRejected: The kubelet will never accept this plugin.
+            KubeletError: The directory was deleted on the host: start again to see the new one.
+            Exception: What ``devices()`` raised.
+        """
+        check_resource_name(getattr(self, "resource_name", None))
+        options = encode_options(
+            pre_start=self._overrides("pre_start_container"),
+            preferred_allocation=self._overrides("preferred_allocation"),
+        )
+        snapshots: Latest[Snapshot[D]] = Latest()
+        registration = Registration(self, options, snapshots, KubeletDirectory(kubelet_dir))
+        enumerating = asyncio.create_task(self._enumerate(snapshots), name=f"{self.resource_name}: devices()")
+        registered = asyncio.create_task(registration.keep(), name=f"{self.resource_name}: registration")
+        try:
+            await asyncio.wait([enumerating, registered], return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            with anyio.CancelScope(shield=True):  # hooks may need until the last call what devices() tears down
+                failures = [await _end(registered, None), await _end(enumerating, _TEAR_DOWN_WITHIN_S)]
+            for failure in filter(None, failures):
+                raise failure
+
+    def _overrides(self, hook: str) -> bool:
+        return getattr(type(self), hook) is not getattr(DevicePluginBase, hook)
+
+    async def _enumerate(self, snapshots: Latest[Snapshot[D]]) -> None:
+        lists: object = self.devices()  # what the author wrote, whatever it is
+        if not isinstance(lists, AsyncIterator):
+            if inspect.iscoroutine(lists):
+                lists.close()
+            raise ConfigurationError(
+                f"{type(self).__name__}.devices() must be an async generator: 'async def' with a 'yield' of a whole list"
+            )
+        async with AsyncExitStack() as stack:
+            if inspect.isasyncgen(lists):
+                stack.push_async_callback(lists.aclose)
+            async for devices in lists:
+                await self._offer(devices, snapshots)
+        if snapshots.get() is None:
+            log.warning("%s: devices() ended without a list: the node will not have this resource", self.resource_name)
+
+    async def _offer(self, devices: Iterable[D], snapshots: Latest[Snapshot[D]]) -> None:
+        last = snapshots.get()
+        try:
+            snapshot = await Snapshot.take(devices, last)
+        except ListTooLong as error:
+            log.error("%s: %s. The last list that was short enough stays", self.resource_name, error)  # noqa: TRY400
+            return
+        if snapshot.long_id and not (last and last.long_id):
+            log.warning("%s: device id %r has more than 63 characters", self.resource_name, snapshot.long_id)
+        if snapshot is not last:
+            snapshots.set(snapshot)
+
+
+async def _end(task: asyncio.Task[None], within_s: float | None) -> BaseException | None:
+    """Cancel the task, see it end, and return what it raised."""
+    task.cancel()
+    await asyncio.wait([task], timeout=within_s)
+    if not task.done():
+        log.warning("%s did not end within %s s and is left behind", task.get_name(), within_s)
+        return None
+    return None if task.cancelled() else task.exception()

@@ -1,0 +1,99 @@
+"""``run()``: plugins as a process of their own."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+
+from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY
+from devplugin.errors import ConfigurationError, DevicePluginError
+from devplugin.plugin import DevicePluginBase
+
+__all__ = ["run"]
+
+log = logging.getLogger("devplugin.run")
+
+
+class _Formatter(logging.Formatter):
+    """The line, and the details that devplugin's records carry, as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        details: dict[str, object] = getattr(record, "details", {})
+        return " ".join([super().format(record), *(f"{key}={value}" for key, value in details.items())])
+
+
+def run(*plugins: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str] = DEVICE_PLUGIN_DIRECTORY) -> None:
+    """Serve the plugins until SIGTERM or SIGINT, in this process and thread; a second signal ends it at once.
+
+    Logging is set up to standard error, from INFO on, unless somebody has set it up already.
+
+    Args:
+        plugins: One for each resource.
+        kubelet_dir: The directory of kubelet.sock.
+
+    Raises:
+        SystemExit: With status 1 when a plugin cannot go on, after one line that says why.
+        ConfigurationError: There is no plugin, two are for one resource, or this is not the main thread.
+    """
+    if not plugins:
+        raise ConfigurationError("run() needs at least one plugin")
+    names = [plugin.resource_name for plugin in plugins]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"two plugins for the resource {name!r}: a resource has one plugin in a process")
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("run() handles signals and so needs the main thread: elsewhere await plugin.serve()")
+    _set_logging_up()
+    try:
+        asyncio.run(_serve(plugins, kubelet_dir))
+    except Exception as caught:
+        error = _first(caught)
+        expected = isinstance(error, DevicePluginError)
+        log.critical("%s", error if expected else repr(error), exc_info=None if expected else error)
+        sys.exit(1)
+
+
+def _set_logging_up() -> None:
+    ours = logging.getLogger("devplugin")
+    if not ours.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        if ours.level == logging.NOTSET:
+            ours.setLevel(logging.INFO)
+
+
+async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os.PathLike[str]) -> None:
+    loop = asyncio.get_running_loop()
+    async with anyio.create_task_group() as group:
+
+        def stop(number: signal.Signals) -> None:
+            for each in _SIGNALS:  # the next one ends the process
+                loop.remove_signal_handler(each)
+                signal.signal(each, signal.SIG_DFL)
+            log.info("%s: stopping", number.name)
+            group.cancel_scope.cancel()
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, stop, number)
+        for plugin in plugins:
+            group.start_soon(_serve_one, plugin, kubelet_dir, name=plugin.resource_name)
+
+
+async def _serve_one(plugin: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str]) -> None:
+    await plugin.serve(kubelet_dir=kubelet_dir)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
