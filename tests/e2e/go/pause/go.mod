@@ -1,0 +1,3 @@
+module devplugin.test/e2e/pause
+
+go 1.25.0

@@ -1,0 +1,69 @@
+"""OCI images made of folders: one layer each, and a folder that a registry can serve as it is."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+EPOCH = "1970-01-01T00:00:00Z"  # the same content gives the same digest
+
+
+def write(target: Path, root: Path, *, entrypoint: Sequence[str], **config: object) -> None:
+    """Write the image of the folder `root`: blobs named by their digests, and `manifest`.
+
+    Args:
+        target: The folder to make.
+        root: What the container's root will hold; everything belongs to root there.
+        entrypoint: The command.
+        config: More of the image's configuration, by the names of the OCI specification (`User`, `StopSignal`, …).
+    """
+    target.mkdir()
+    layer = _blob(target, _tar(root))
+    environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    description = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": EPOCH,
+        "config": {"Env": environment, "Entrypoint": list(entrypoint), **config},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "history": [{"created": EPOCH}],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, **_blob(target, _json(description))},
+        "layers": [{"mediaType": LAYER, **layer}],
+    }
+    (target / "manifest").write_bytes(_json(manifest))
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _blob(target: Path, content: bytes) -> Mapping[str, Any]:
+    digest = digest_of(content)
+    (target / digest).write_bytes(content)
+    return {"digest": digest, "size": len(content)}
+
+
+def _tar(root: Path) -> bytes:
+    def owned_by_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = info.mtime = 0
+        info.uname = info.gname = ""
+        return info
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(root, arcname=".", filter=owned_by_root)
+    return buffer.getvalue()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
