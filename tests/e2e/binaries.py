@@ -99,7 +99,7 @@ def versions() -> dict[str, str]:
 
 def _artifact(binary: Binary, go: str) -> Artifact:
     folder = GO / binary.module
-    flags = ["-mod=readonly", f"-tags={binary.tags}", f"-ldflags={_linker_flags(binary)}"]
+    flags = ["-mod=readonly", "-trimpath", f"-tags={binary.tags}", f"-ldflags={_linker_flags(binary)}"]
     inputs = sorted(path for path in folder.iterdir() if path.name in {"go.mod", "go.sum"} or path.suffix == ".go")
 
     def make(path: Path) -> None:

@@ -124,21 +124,23 @@ class Lab:
     def start_sample(self) -> Plugin:
         """Start the sample, and wait until its four devices can be had."""
         plugin = self.start_plugin()
+        self.until_event(plugin, "DevicePlugin.list_and_watch.send")
         self.until_count(Count(4, 4))
         return plugin
 
     def clear(self) -> None:
-        """Remove every pod, and end every plugin that a step left."""
+        """Remove every pod, and end every plugin that a step left, until the node knows that its devices are gone."""
         self.shell("kubectl delete daemonsets,pods --all --now")
-        self.shell("kubectl wait pods --all --for=delete --timeout=60s")
+        self.until("the pods to go", lambda: self.shell("kubectl get pods --no-headers"), lambda pods: not pods)
         for plugin in self._plugins:
             if plugin.alive:
                 plugin.kill()
         self._plugins.clear()
+        self.until("the devices to go", self.count, lambda count: not count.allocatable)
 
     # Conditions
 
-    def until(self, what: str, look: Callable[[], T], holds: Callable[[T], object], *, timeout_s: float) -> T:
+    def until(self, what: str, look: Callable[[], T], holds: Callable[[T], object], *, timeout_s: float = 60) -> T:
         """As `waiting.until`; ends at once when a component has died."""
 
         def watched() -> T:

@@ -54,8 +54,8 @@ NAMES = tuple(step.name for step in STEPS)
 
 INTRODUCTION = """# The sample device on a real cluster
 
-This page was written by a run of `tests/e2e/run --write-docs`: a real one-node Kubernetes {version} with containerd, brought
-up in namespaces of its own. Every command below was run as it stands, and every output is what that run gave.
+This page was written by a run of `tests/e2e/run --write-docs`, on a real node: {versions}. Each command below was run as
+it stands, and each output is what that run gave.
 """
 
 
@@ -71,18 +71,18 @@ def play(state: Path, steps: Sequence[Step]) -> int:
     """
     components, page = Components(state, cache() / "bin"), Page()
     lab = Lab(components, state, page)
-    outcomes: list[Outcome] = []
     with registry.serving(cache() / "images"):
         try:
             with timed("the node"):
                 components.up()
-            outcomes.extend(_play(lab, step, state / "results" / "logs") for step in steps)
         except FailedError as failed:
             say(f"the node did not come up: {failed}")
             _keep(lab, state, state / "results" / "logs")
             return 1
+        outcomes = [_play(lab, step, state / "results" / "logs") for step in steps]
     if all(outcome.passed for outcome in outcomes):
-        introduction = INTRODUCTION.format(version=binaries.kubernetes_version())
+        pinned = binaries.versions().items()
+        introduction = INTRODUCTION.format(versions=", ".join(f"`{module}` {version}" for module, version in pinned))
         (state / "results" / "page.md").write_text(page.render(introduction))
     else:
         _keep(lab, state, state / "results" / "logs")
@@ -95,12 +95,16 @@ def _play(lab: Lab, step: Step, evidence: Path) -> Outcome:
     begin = time.monotonic()
     try:
         note, passed = step.play(lab), True
+        lab.clear()
     except FailedError as failed:
         note, passed = str(failed), False
         lab.keep_evidence(evidence / step.name.replace(" ", "-"))
+        try:
+            lab.clear()
+        except FailedError as also:
+            note += f"; and then: {also}"
     seconds = time.monotonic() - begin
     say(f"{'passed' if passed else 'FAILED'} after {seconds:.1f} s: {note}")
-    lab.clear()
     return Outcome(step, passed, seconds, note)
 
 
