@@ -1,0 +1,266 @@
+"""grpclib, made to look like grpc-go from outside.
+
+What is added: connections are known and can be ended (grpclib leaves them open), a connection is up only when the peer
+has sent its SETTINGS, a client never reconnects by itself, messages above 4 MiB are refused, and errors have the texts
+that Go gives them.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from betterproto2 import Message
+from grpclib.client import Channel
+from grpclib.client import Handler as ClientHandler
+from grpclib.config import Configuration
+from grpclib.const import Handler, Status
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import EventsProcessor, H2Protocol
+from grpclib.server import Handler as ServerHandler
+from grpclib.server import Server
+from h2.events import RemoteSettingsChanged
+
+__all__ = ["MAX_MESSAGE_BYTES", "GoServer", "PluginChannel", "RpcError", "go_errors"]
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""grpc-go's ``defaultClientMaxReceiveMessageSize`` and ``defaultServerMaxReceiveMessageSize``: the kubelet sets neither."""
+
+_GO_CONFIGURATION = Configuration(http2_connection_window_size=65_535, http2_stream_window_size=65_535)
+
+
+class RpcError(Exception):
+    """A failed call, with the text that Go's error has.
+
+    Attributes:
+        code: The status in Go's spelling, such as ``DeadlineExceeded``.
+        description: The peer's message.
+    """
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(f"rpc error: code = {code} desc = {description}")
+        self.code = code
+        self.description = description
+
+
+class _Servable(Protocol):
+    def __mapping__(self) -> dict[str, Handler]: ...
+
+
+class _Codec(CodecBase):
+    __content_subtype__ = "proto"
+
+    def encode(self, message: Any, message_type: Any) -> bytes:
+        del message_type  # the message knows
+        return bytes(message)
+
+    def decode(self, data: bytes, message_type: type[Message]) -> Message:
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"grpc: received message larger than max ({len(data)} vs. {MAX_MESSAGE_BYTES})",
+            )
+        try:
+            return message_type.parse(data)
+        except Exception as error:
+            raise GRPCError(Status.INTERNAL, f"grpc: failed to unmarshal the received message: {error}") from error
+
+
+class _Events(EventsProcessor):
+    def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
+        super().process_remote_settings_changed(event)
+        self.settings_received.set()
+
+    settings_received: asyncio.Event
+
+
+class _Connection(H2Protocol):
+    """One HTTP/2 connection, of either side."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.settings_received = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        events = _Events(self.handler, self.connection)
+        events.settings_received = self.settings_received
+        self.processor = events
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+    def close(self, debug: bytes) -> None:
+        """Say GOAWAY and close."""
+        if not self.connection.is_closing():
+            self.connection._connection.close_connection(additional_data=debug)  # noqa: SLF001 - grpclib never says GOAWAY
+            self.connection.flush()
+        self.processor.close()
+
+    def abort(self) -> None:
+        """Vanish, as the sockets of a killed process do."""
+        self.transport.abort()
+
+
+class PluginChannel(Channel):
+    """One connection to a plugin's socket; it is never made anew."""
+
+    _protocol: _Connection | None
+
+    def __init__(self, path: Path, authority: str) -> None:
+        super().__init__(path=str(path), codec=_Codec(), config=_GO_CONFIGURATION)
+        self._authority = authority
+        self.open = True
+
+    def __repr__(self) -> str:
+        return f"<PluginChannel {self._path}, {'up' if self._connected else 'down'}>"
+
+    def _protocol_factory(self) -> H2Protocol:
+        return _Connection(ClientHandler(), self._config, self._h2_config)
+
+    async def dial(self) -> None:
+        """Connect, and wait for the peer's SETTINGS.
+
+        Raises:
+            OSError: Nobody listens, or the peer hung up before it had said anything.
+        """
+        connection = await self._create_connection()
+        assert isinstance(connection, _Connection)
+        self._protocol = connection
+        waits = {
+            asyncio.create_task(event.wait(), name="fake kubelet: dialling")
+            for event in (connection.settings_received, connection.lost)
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            if not connection.settings_received.is_set():
+                connection.abort()
+                self._protocol = None
+        if not connection.settings_received.is_set():
+            raise ConnectionResetError(f"{self._path}: the connection was closed before the server preface")
+
+    async def __connect__(self) -> H2Protocol:
+        if not self._connected:
+            raise StreamTerminatedError("Connection lost")
+        assert self._protocol is not None
+        return self._protocol
+
+    def close(self) -> None:
+        """Close as grpc-go's client does: GOAWAY, then the end of the connection."""
+        if self._protocol is not None:
+            self._protocol.close(b"client transport shutdown")
+        self._over()
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        if self._protocol is not None:
+            self._protocol.abort()
+        self._over()
+
+    def _over(self) -> None:
+        self._protocol = None
+        self.open = False
+
+
+class GoServer(Server):
+    """A gRPC server on a Unix socket whose connections are known."""
+
+    def __init__(self, services: list[_Servable]) -> None:
+        super().__init__(services, codec=_Codec(), config=_GO_CONFIGURATION)
+        self._connections: set[_Connection] = set()
+        self._listener: asyncio.AbstractServer | None = None
+
+    def __repr__(self) -> str:
+        return f"<GoServer, {'listening' if self._listener else 'closed'}, {len(self._connections)} connections>"
+
+    def _protocol_factory(self) -> H2Protocol:
+        plain = super()._protocol_factory()
+        connection = _Connection(plain.handler, plain.config, plain.h2_config)
+        self._connections = {known for known in self._connections if not known.lost.is_set()} | {connection}
+        return connection
+
+    async def listen(self, path: Path) -> None:
+        """Bind `path` and serve on it. The file is never removed: a kubelet leaves it behind.
+
+        Raises:
+            OSError: The path cannot be bound.
+        """
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            listening.setblocking(False)
+            listening.bind(str(path))
+            keep_file: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            self._listener = await asyncio.get_running_loop().create_unix_server(
+                self._protocol_factory, sock=listening, **keep_file
+            )
+        except BaseException:
+            listening.close()
+            raise
+
+    def hang_up(self, *, abruptly: bool) -> None:
+        """Stop listening and drop every connection.
+
+        Args:
+            abruptly: Without GOAWAY, as when the process is killed.
+        """
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for connection in self._connections:
+            if abruptly:
+                connection.abort()
+            else:
+                connection.close(b"")
+
+    async def closed(self) -> None:
+        """See the calls in flight end, after `hang_up`."""
+        for connection in self._connections:
+            await connection.lost.wait()
+            assert isinstance(connection.handler, ServerHandler)
+            await connection.handler.wait_closed()
+        self._connections = set()
+
+
+_GO_NAMES = {status: status.name.title().replace("_", "") for status in Status} | {
+    Status.OK: "OK",
+    Status.CANCELLED: "Canceled",
+}
+
+
+@contextmanager
+def go_errors() -> Iterator[None]:
+    """Turn what grpclib raises into `RpcError`.
+
+    grpclib wakes a call whose stream died by cancelling the task, and does not take that back: structured concurrency
+    would take the task for cancelled from outside. So it is taken back here.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    cancelling = task.cancelling()
+    try:
+        yield
+    except GRPCError as error:
+        raise RpcError(_GO_NAMES[error.status], error.message or "") from error
+    except StreamTerminatedError as error:
+        raise RpcError("Unavailable", "error reading from server: EOF") from error
+    except TimeoutError as error:
+        raise RpcError("DeadlineExceeded", "context deadline exceeded") from error
+    except (AssertionError, ProtocolError) as error:
+        raise RpcError("Internal", "server closed the stream without sending trailers") from error
+    finally:
+        if sys.exc_info()[0] is not asyncio.CancelledError:
+            while task.cancelling() > cancelling:
+                task.uncancel()

@@ -1,0 +1,358 @@
+"""The fake kubelet: a node of one, its scheduler, and a kubelet on it that can be stopped and started."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from devplugin.testing._changes import Changes
+from devplugin.testing._clock import Clock
+from devplugin.testing._containers import Container
+from devplugin.testing._poddevices import PodDevices
+from devplugin.testing._pods import Pod, RestartPolicy
+from devplugin.testing._records import Call, Records, Registration, Resource, Snapshot
+from devplugin.testing._registration import KUBELET_SOCKET
+from devplugin.testing._run import KubeletRun
+from devplugin.testing._runtime import Runtime
+from devplugin.testing._versions import behaviour_of
+
+__all__ = ["FakeKubelet"]
+
+
+class FakeKubelet:
+    """A kubelet for tests: it serves ``kubelet.sock`` in a directory and treats plugins as the real one does.
+
+    ::
+
+        async with FakeKubelet(tmp_path) as kubelet:
+            ...                                                # start the plugin on the same directory
+            await kubelet.allocatable("demo/sample-device", 4)
+            pod = await kubelet.create_pod("demo", {"demo/sample-device": 2}).running()
+            print(pod.containers["main"].options.envs)
+
+    What differs from a real node: the node's status follows at once instead of within 10 s, the scheduler too; delays
+    have no jitter; containers are plain processes, or nothing at all; there are no probes, images and networks.
+
+    Args:
+        directory: The kubelet's device plugin directory; it is made when it is not there.
+        version: Whose behaviour to show: ``"1.20"``, or ``"1.34"`` to ``"1.37"``.
+        clock: The clock of all delays. The default ticks with the real time, and can be advanced.
+        rng: Where the kubelet chooses at random (which devices, in which order), this does.
+
+    Raises:
+        ValueError: The version is not known, or the path of the directory is too long for a socket.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        version: str = "1.36",
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self.clock = clock or Clock()
+        self.changes = Changes()
+        self._behaviour = behaviour_of(version)
+        self._rng = rng or random.Random()  # noqa: S311 - nothing is secret here
+        self._records = Records()
+        self._pods: dict[str, Pod] = {}
+        self._uids = itertools.count(1)
+        self._run: KubeletRun | None = None
+        self._tasks: TaskGroup | None = None
+        self._runtime: Runtime | None = None
+        self._holder: asyncio.Task[None] | None = None
+        self._leave: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        resources = ", ".join(f"{name} {each.allocatable}/{each.capacity}" for name, each in self.resources.items())
+        state = "running" if self._run else "stopped"
+        return f"<FakeKubelet {self.version} {state} in {self.directory}: {resources or 'no resources'}; {len(self._pods)} pods>"
+
+    async def __aenter__(self) -> Self:
+        # The task group lives in a task of its own: a fixture may be left in another task than it was entered in.
+        self._leave = asyncio.Event()
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._holder = asyncio.create_task(self._hold(entered, self._leave), name="fake kubelet")
+        try:
+            await entered
+        except BaseException:
+            self._leave.set()
+            await asyncio.wait([self._holder])
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._leave is not None
+        assert self._holder is not None
+        self._leave.set()
+        with anyio.CancelScope(shield=True):
+            await self._holder
+
+    async def _hold(self, entered: asyncio.Future[None], leave: asyncio.Event) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            self._runtime = Runtime(self._tasks)
+            try:
+                await self.start()
+            except Exception as error:
+                entered.set_exception(error)
+                return
+            entered.set_result(None)
+            await leave.wait()
+            await self.stop()
+            self._tasks.cancel_scope.cancel()
+
+    # The kubelet's life ---------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str:
+        """Whose behaviour it shows."""
+        return self._behaviour.version
+
+    @property
+    def socket(self) -> Path:
+        """Where it serves Register."""
+        return self.directory / KUBELET_SOCKET
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and not stopped since."""
+        return self._run is not None
+
+    async def start(self) -> None:
+        """Start the kubelet on the directory: clean it, make kubelet.sock anew, read the checkpoint, admit the pods again.
+
+        Raises:
+            RuntimeError: It runs, or the context has not been entered.
+            OSError: The socket cannot be made.
+        """
+        if self._run is not None or self._tasks is None or self._runtime is None:
+            raise RuntimeError(f"{self!r} cannot be started: it runs, or its context was not entered")
+        run = KubeletRun(
+            self.directory,
+            self._behaviour,
+            self.clock,
+            self._rng,
+            self._records,
+            self.look_around,
+            self._runtime,
+            lambda: list(self._pods.values()),
+        )
+        self._run = run
+        try:
+            await self._tasks.start(run.run, name="fake kubelet: run")
+        except BaseException:
+            self._run = None
+            raise
+        self.look_around()
+
+    async def stop(self) -> None:
+        """Stop the kubelet: its connections end with GOAWAY, containers run on, kubelet.sock stays as a stale file."""
+        await self._end(abruptly=False)
+
+    async def kill(self) -> None:
+        """End the kubelet as ``kill -9`` would: no GOAWAY, connections just end."""
+        await self._end(abruptly=True)
+
+    async def restart(self) -> None:
+        """Stop the kubelet and start it again."""
+        await self.stop()
+        await self.start()
+
+    async def _end(self, *, abruptly: bool) -> None:
+        if self._run is not None:
+            run, self._run = self._run, None
+            await run.stop(abruptly=abruptly)
+            self.changes.notify()
+
+    # What it knows and has seen -------------------------------------------------------------------------------------
+
+    @property
+    def resources(self) -> Mapping[str, Resource]:
+        """The node's resources by name. While the kubelet is stopped, there are none."""
+        return self._run.manager.resources() if self._run else MappingProxyType({})
+
+    @property
+    def registrations(self) -> list[Registration]:
+        """Every Register call that was answered, oldest first."""
+        return self._records.registrations
+
+    @property
+    def refusals(self) -> list[Registration]:
+        """Those that were refused."""
+        return [registration for registration in self.registrations if registration.error is not None]
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """Every list that came over a ListAndWatch stream, oldest first."""
+        return self._records.snapshots
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every call that the kubelet made to use devices, oldest first."""
+        return self._records.calls
+
+    @property
+    def pods(self) -> Mapping[str, Pod]:
+        """The pods by name."""
+        return MappingProxyType(self._pods)
+
+    async def allocatable(self, resource: str, count: int, *, timeout_s: float = 10.0) -> Resource:
+        """Wait until so many devices of a resource are allocatable.
+
+        Args:
+            resource: The resource's name.
+            count: The number of healthy devices; 0 also when the resource is not known.
+            timeout_s: Real seconds to wait at most.
+
+        Raises:
+            ConditionNotMet: The time is over. The text says what was seen instead.
+        """
+        return await self._resource(
+            resource, lambda seen: seen.allocatable == count, f"{count} allocatable", timeout_s=timeout_s
+        )
+
+    async def capacity(self, resource: str, count: int, *, timeout_s: float = 10.0) -> Resource:
+        """Wait until a resource has so many devices, healthy or not; otherwise as `allocatable`.
+
+        Raises:
+            ConditionNotMet: The time is over. The text says what was seen instead.
+        """
+        return await self._resource(
+            resource, lambda seen: seen.capacity == count, f"a capacity of {count}", timeout_s=timeout_s
+        )
+
+    async def registered(self, resource: str, *, count: int = 1, timeout_s: float = 10.0) -> Registration:
+        """Wait until a resource has been registered so many times in all, and return the newest registration.
+
+        Raises:
+            ConditionNotMet: The time is over. The text says what was seen instead.
+        """
+
+        def reached() -> Registration | None:
+            accepted = [each for each in self.registrations if each.resource == resource and each.error is None]
+            return accepted[-1] if len(accepted) >= count else None
+
+        return await self.changes.until(
+            reached, timeout_s=timeout_s, unmet=lambda: self._instead(resource, f"registered {count} times")
+        )
+
+    async def _resource(
+        self, resource: str, suits: Callable[[Resource], bool], wanted: str, *, timeout_s: float
+    ) -> Resource:
+        def reached() -> Resource | None:
+            seen = self.resources.get(resource, Resource(capacity=0, allocatable=0))
+            return seen if suits(seen) else None
+
+        return await self.changes.until(reached, timeout_s=timeout_s, unmet=lambda: self._instead(resource, wanted))
+
+    def _instead(self, resource: str, wanted: str) -> str:
+        snapshots = [each for each in self.snapshots if each.resource == resource]
+        registrations = [each for each in self.registrations if each.resource == resource]
+        return (
+            f"{resource} was to have {wanted}. The kubelet, {'running' if self._run else 'stopped'}, sees "
+            f"{self.resources.get(resource, 'no such resource')}. Registrations: {registrations or 'none'}. "
+            f"Newest list: {snapshots[-1] if snapshots else 'none'}. Other resources: "
+            f"{sorted(set(self.resources) - {resource}) or 'none'}. Log: {self._records.log[-5:] or 'empty'}"
+        )
+
+    # Pods -----------------------------------------------------------------------------------------------------------
+
+    def create_pod(
+        self,
+        name: str,
+        limits: Mapping[str, int] | None = None,
+        *,
+        containers: Iterable[Container] = (),
+        init_containers: Iterable[Container] = (),
+        restart_policy: RestartPolicy = "Always",
+        bound: bool = False,
+    ) -> Pod:
+        """Create a pod (``kubectl apply``). It is scheduled when it fits.
+
+        Args:
+            name: Its name, of which there may be one at a time.
+            limits: For a pod of one container, ``main``: the devices it gets. Otherwise say `containers`.
+            containers: Its containers.
+            init_containers: Its init containers and sidecars.
+            restart_policy: As in the pod's spec.
+            bound: Bypass the scheduler: the pod is on the node, whether it fits or not.
+
+        Raises:
+            ValueError: The name is taken, or both or neither of `limits` and `containers` are given.
+        """
+        specs = list(containers)
+        if name in self._pods:
+            raise ValueError(f"There is a pod {name!r}: {self._pods[name]!r}")
+        if (limits is None) == (not specs):
+            raise ValueError("Say either the limits of the one container, or the containers")
+        if limits is not None:
+            specs = [Container("main", limits)]
+        pod = Pod(self, name, f"{name}-{next(self._uids)}", specs, init_containers, restart_policy)
+        self._pods[name] = pod
+        if bound:
+            self._bind(pod)
+        self.look_around()
+        return pod
+
+    def delete(self, pod: Pod) -> None:
+        """Delete a pod; `Pod.delete` does it as well."""
+        pod.deleted = True
+        self._pods.pop(pod.name, None)
+        pod.kill()
+        self.look_after(pod)
+
+    def look_after(self, pod: Pod) -> None:
+        """Something has happened to a pod: wake its worker, and see whether others fit now."""
+        if self._run is not None:
+            self._run.wake(pod)
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Schedule what fits, and look at every condition that is waited for."""
+        if self._run is not None:
+            for pod in list(self._pods.values()):
+                if not pod.bound and not pod.is_over:
+                    self._schedule(pod)
+        self.changes.notify()
+
+    def _schedule(self, pod: Pod) -> None:
+        """Bind a pod when the node has what it requests, or say why not (kube-scheduler, NodeResourcesFit)."""
+        resources = self.resources
+        lacking = []
+        for name, requested in sorted(pod.requests.items()):
+            used = sum(
+                other.requests.get(name, 0) for other in self._pods.values() if other.bound and not other.is_over
+            )
+            there = resources[name].allocatable if name in resources else 0
+            if requested > there - used:
+                lacking.append(f"1 Insufficient {name}")
+        if lacking:
+            pod.note("Warning", "FailedScheduling", f"0/1 nodes are available: {', '.join(lacking)}.")
+        else:
+            pod.note("Normal", "Scheduled", f"Successfully assigned default/{pod.name} to fake")
+            self._bind(pod)
+
+    def _bind(self, pod: Pod) -> None:
+        pod.bound = True
+        if self._run is not None:
+            self._run.admit(pod)
+
+    # What pods ask of their node ------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """The time on the kubelet's clock."""
+        return self.clock.now()
+
+    def holdings(self) -> PodDevices:
+        """Which container has which devices, by the kubelet that runs."""
+        return self._run.manager.pod_devices if self._run else PodDevices()

@@ -1,0 +1,110 @@
+"""What the fake kubelet writes down for tests to look at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ["Call", "Event", "Records", "Registration", "Resource", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A Register call that has been answered.
+
+    Attributes:
+        at_s: When, on the kubelet's clock.
+        error: The text of the refusal, or None when it was accepted.
+        pre_start_required: The option as the kubelet holds it, by now.
+        get_preferred_allocation_available: The same.
+    """
+
+    resource: str
+    endpoint: str
+    version: str
+    at_s: float
+    error: str | None = None
+    pre_start_required: bool = False
+    get_preferred_allocation_available: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One message of a ListAndWatch stream.
+
+    Attributes:
+        endpoint: The file name of the plugin's socket.
+        devices: The health of each id, as it was sent.
+        numa_nodes: The NUMA nodes of each id that has any.
+    """
+
+    resource: str
+    endpoint: str
+    at_s: float
+    devices: Mapping[str, str]
+    numa_nodes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call that the kubelet made on a plugin.
+
+    Attributes:
+        method: ``Allocate``, ``GetPreferredAllocation`` or ``PreStartContainer``.
+        device_ids: The ids of an Allocate or PreStartContainer request; the answer to GetPreferredAllocation.
+        available: The candidates that GetPreferredAllocation was given.
+        must_include: The ids that GetPreferredAllocation was told to include.
+        size: The number of devices that GetPreferredAllocation was asked for.
+        error: The text of the failure, or None.
+    """
+
+    method: str
+    resource: str
+    endpoint: str
+    at_s: float
+    device_ids: tuple[str, ...] = ()
+    available: tuple[str, ...] = ()
+    must_include: tuple[str, ...] = ()
+    size: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An event of a pod, as ``kubectl describe pod`` shows it."""
+
+    type: str
+    reason: str
+    message: str
+    at_s: float
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.reason}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One resource of the node.
+
+    Attributes:
+        capacity: All devices, as in the node's status.
+        allocatable: The healthy ones.
+        healthy: Their ids.
+        unhealthy: The ids of the others.
+        allocated: The ids that pods hold.
+    """
+
+    capacity: int
+    allocatable: int
+    healthy: frozenset[str] = frozenset()
+    unhealthy: frozenset[str] = frozenset()
+    allocated: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Records:
+    """Everything that has happened, oldest first."""
+
+    registrations: list[Registration] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
