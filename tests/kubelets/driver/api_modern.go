@@ -30,7 +30,6 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/cm/containermap"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 	plugin "k8s.io/kubernetes/pkg/kubelet/cm/devicemanager/plugin/v1beta1"
-	kubecontainer "k8s.io/kubernetes/pkg/kubelet/container"
 	"k8s.io/kubernetes/pkg/kubelet/lifecycle"
 	"k8s.io/kubernetes/pkg/kubelet/pluginmanager"
 )
@@ -174,14 +173,7 @@ func devicesOf(m *devicemanager.ManagerImpl) map[string]map[string]device {
 	for resource, instances := range *field[devicemanager.ResourceDeviceInstances](m, "allDevices") {
 		result[resource] = map[string]device{}
 		for id, d := range instances {
-			item := device{Health: d.Health, Healthy: healthy[resource].Has(id)}
-			if d.Topology != nil {
-				item.Nodes = []int64{}
-				for _, node := range d.Topology.Nodes {
-					item.Nodes = append(item.Nodes, node.ID)
-				}
-			}
-			result[resource][id] = item
+			result[resource][id] = readableDevice(d.Health, healthy[resource].Has(id), d.Topology)
 		}
 	}
 	return result
@@ -195,29 +187,17 @@ func cdiDevices(o *devicemanager.DeviceRunContainerOptions) []string {
 	return names
 }
 
-// storedGrant reads the answer of the plugin that the checkpoint holds.
-func storedGrant(blob []byte) (grant, error) {
-	var r pluginapi.ContainerAllocateResponse
-	if err := proto.Unmarshal(blob, &r); err != nil {
-		return grant{}, err
-	}
-	o := devicemanager.DeviceRunContainerOptions{}
-	for name, value := range r.Envs {
-		o.Envs = append(o.Envs, kubecontainer.EnvVar{Name: name, Value: value})
-	}
-	for name, value := range r.Annotations {
-		o.Annotations = append(o.Annotations, kubecontainer.Annotation{Name: name, Value: value})
-	}
-	for _, m := range r.Mounts {
-		o.Mounts = append(o.Mounts, kubecontainer.Mount{ContainerPath: m.ContainerPath, HostPath: m.HostPath, ReadOnly: m.ReadOnly})
-	}
-	for _, d := range r.Devices {
-		o.Devices = append(o.Devices, kubecontainer.DeviceInfo{PathInContainer: d.ContainerPath, PathOnHost: d.HostPath, Permissions: d.Permissions})
-	}
+func parseResponse(blob []byte) (*pluginapi.ContainerAllocateResponse, error) {
+	response := &pluginapi.ContainerAllocateResponse{}
+	return response, proto.Unmarshal(blob, response)
+}
+
+func responseCDI(r *pluginapi.ContainerAllocateResponse) []string {
+	names := []string{}
 	for _, d := range r.CdiDevices {
-		o.CDIDevices = append(o.CDIDevices, kubecontainer.CDIDevice{Name: d.Name})
+		names = append(names, d.Name)
 	}
-	return grantOf(&o), nil
+	return names
 }
 
 // resourceHealth is the device health in the pod's status, as the kubelet fills it in when the feature is enabled.

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
 	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager/checkpoint"
 )
@@ -134,4 +135,38 @@ func (k *kubelet) readCheckpoint() (interface{}, error) {
 		view.Registered[resource] = append([]string{}, ids...)
 	}
 	return view, nil
+}
+
+// storedGrant reads the plugin's answer that the checkpoint holds.
+func storedGrant(blob []byte) (grant, error) {
+	r, err := parseResponse(blob)
+	if err != nil {
+		return grant{}, err
+	}
+	g := grantOf(nil)
+	for name, value := range r.Envs {
+		g.Envs[name] = value
+	}
+	for name, value := range r.Annotations {
+		g.Annotations[name] = value
+	}
+	for _, m := range r.Mounts {
+		g.Mounts = append(g.Mounts, mount{m.ContainerPath, m.HostPath, m.ReadOnly})
+	}
+	for _, d := range r.Devices {
+		g.DeviceNodes = append(g.DeviceNodes, deviceNode{d.ContainerPath, d.HostPath, d.Permissions})
+	}
+	g.CDIDevices = append(g.CDIDevices, responseCDI(r)...)
+	return g, nil
+}
+
+func readableDevice(health string, healthy bool, topology *pluginapi.TopologyInfo) device {
+	d := device{Health: health, Healthy: healthy}
+	if topology != nil {
+		d.Nodes = []int64{}
+		for _, node := range topology.Nodes {
+			d.Nodes = append(d.Nodes, node.ID)
+		}
+	}
+	return d
 }
