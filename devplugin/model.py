@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
 
+from devplugin._frozendict import FrozenDict
 from devplugin.errors import AllocationError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _check_path(what: str, value: object) -> None:
 
 
 def _check_items(what: str, items: object, kind: type) -> tuple[object, ...]:
+    if items == ():
+        return ()
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
         raise _refuse(what, items, f"it must be a sequence of {kind.__name__}")
     found = tuple(items)
@@ -78,13 +80,15 @@ def _check_items(what: str, items: object, kind: type) -> tuple[object, ...]:
 
 
 def _check_mapping(what: str, items: object) -> Mapping[str, str]:
+    if isinstance(items, FrozenDict):  # it has been here before
+        return items
     if not isinstance(items, Mapping):
         raise _refuse(what, items, "it must map names to strings")
     for name, value in items.items():
         if not _check_text(f"{what} name", name):
             raise _refuse(f"{what} name", name, "it must not be empty")
         _check_text(f"{what} value of {name!r}:", value)
-    return MappingProxyType(dict(items))
+    return FrozenDict(items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Mount:
         read_only: Whether the container may not write to it.
 
     Raises:
-        ConfigurationError: A path is not absolute.
+        ConfigurationError: A path is not absolute, or ``read_only`` is no bool.
     """
 
     container_path: str
@@ -105,8 +109,10 @@ class Mount:
     read_only: bool = False
 
     def __post_init__(self) -> None:
-        _check_path("container path", self.container_path)
         _check_path("host path", self.host_path)
+        _check_path("container path", self.container_path)
+        if not isinstance(self.read_only, bool):  # "rw" would be true
+            raise _refuse("read_only", self.read_only, "it must be True or False")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +133,8 @@ class DeviceNode:
     permissions: str = "rw"
 
     def __post_init__(self) -> None:
-        _check_path("container path", self.container_path)
         _check_path("host path", self.host_path)
+        _check_path("container path", self.container_path)
         letters = self.permissions
         if (
             not isinstance(letters, str)
@@ -137,6 +143,16 @@ class DeviceNode:
             or not set(letters) <= {*"rwm"}
         ):
             raise _refuse("permissions", letters, "they must be some of r, w and m, each at most once")
+
+
+def _check_places(what: str, items: Sequence[Mount | DeviceNode]) -> None:
+    found: dict[str, Mount | DeviceNode] = {}
+    for item in items:
+        if found.setdefault(item.container_path, item) != item:
+            raise _refuse(what, items, f"the container path {item.container_path} can have only one of them")
+
+
+_EMPTY: Mapping[str, str] = FrozenDict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +170,14 @@ class Allocation:
         cdi_devices: Fully qualified CDI names, ``vendor/class=name`` (kubelets from 1.29 on resolve them by default).
 
     Raises:
-        ConfigurationError: A name or a value cannot reach the container.
+        ConfigurationError: A name or a value cannot reach the container, or two mounts or two device nodes would be at one
+            place in it.
     """
 
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = _EMPTY
     mounts: Sequence[Mount] = ()
     device_nodes: Sequence[DeviceNode] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = _EMPTY
     cdi_devices: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -171,6 +188,8 @@ class Allocation:
                 raise _refuse("environment name", name, "a container runtime accepts no '=' in it")
         put(self, "mounts", _check_items("mounts", self.mounts, Mount))
         put(self, "device_nodes", _check_items("device nodes", self.device_nodes, DeviceNode))
+        _check_places("mounts", self.mounts)
+        _check_places("device nodes", self.device_nodes)
         put(self, "annotations", _check_mapping("annotation", self.annotations))
         put(self, "cdi_devices", _check_items("CDI devices", self.cdi_devices, str))
         for name in self.cdi_devices:
@@ -178,12 +197,8 @@ class Allocation:
                 raise _refuse("CDI device", name, "it must be of the form vendor/class=name")
 
     def __repr__(self) -> str:
-        shown = [
-            f"{name}={dict(value) if isinstance(value, Mapping) else value!r}"
-            for name in self.__slots__
-            if (value := getattr(self, name))
-        ]
-        return f"Allocation({', '.join(shown)})"
+        shown = [f"{name}={value!r}" for name in (each.name for each in fields(self)) if (value := getattr(self, name))]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 _NOTHING = Allocation()
@@ -193,10 +208,11 @@ _NOTHING = Allocation()
 class Device:
     """One device of a snapshot. Subclass it (``@dataclass(frozen=True, slots=True)``) to carry what your hooks need.
 
+    A ``__post_init__`` of yours calls ``Device.__post_init__(self)``, which holds the rules below.
+
     Args:
-        id: Its name for the kubelet: printable ASCII without spaces. At most 63 characters by the API's comment, which
-        no
-            kubelet enforces. Keep it the same over restarts, and different from all other ids on the node.
+        id: Its name for the kubelet: printable ASCII without spaces, and at most 63 characters by the API's comment, though
+            no kubelet enforces that. Keep it the same over restarts, and different from all other ids on the node.
         health: Whether new containers may get it.
         numa_nodes: The NUMA nodes that it is close to, each 0 or more; none when that is not known.
         grants: What a container that gets this device is given, unless ``allocate`` is overridden.
@@ -221,7 +237,7 @@ class Device:
             for node in self.numa_nodes:
                 if not 0 <= node <= _INT64_MAX or isinstance(node, bool):
                     raise _refuse(
-                        "NUMA node", node, "it must be 0 or more; leave numa_nodes empty when it is not known"
+                        "NUMA node", node, "it must be a number from 0 to 2**63 - 1; give none when it is not known"
                     )
         if not isinstance(self.grants, Allocation):
             raise _refuse("grants", self.grants, "it must be an Allocation")
@@ -250,7 +266,7 @@ class Device:
         Raises:
             ConfigurationError: A path or a permission breaks its rule.
         """
-        node = DeviceNode(container_path or path, path, permissions)
+        node = DeviceNode(path if container_path is None else container_path, path, permissions)
         device_id = path.removeprefix("/dev/").strip("/").replace("/", "-")
         return cls(device_id, health=health, numa_nodes=numa_nodes, grants=Allocation(device_nodes=[node]))
 
