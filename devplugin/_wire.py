@@ -9,7 +9,8 @@ Decoding follows proto3: unknown fields are skipped, the last value of a single 
 is no UTF-8 is refused.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ API_VERSION = "v1beta1"
 LIST_BYTES_MAX = 4_194_304
 
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
+_FIELD_NUMBER_MAX = 2**29 - 1
+_VARINT_BYTES_MAX = 10
 _SHORT = [bytes([n]) for n in range(128)]
 
 
@@ -56,22 +59,23 @@ def encode_register(*, endpoint: str, resource_name: str, options: bytes) -> byt
 def encode_device(device: Device) -> bytes:
     """A device as its piece of a ListAndWatchResponse: the message is the pieces joined."""
     name = device.id.encode()
-    tail = _device_tail(device.health, device.numa_nodes)
-    return _field(1, b"\x0a%b%b%b" % (_varint(len(name)), name, tail))
+    before, after = _around_id(device.health, device.numa_nodes, len(name))
+    return before + name + after
 
 
 @lru_cache(maxsize=1024)
-def _device_tail(health: Health, numa_nodes: Sequence[int]) -> bytes:
-    """What follows the id: the same bytes for most devices of a list."""
-    if not numa_nodes:  # an empty topology would lose the device from GetAllocatableResources
-        return _field(2, health.encode())
-    topology = b"".join(_field(1, b"\x08" + _varint(node) if node else b"") for node in numa_nodes)
-    return _field(2, health.encode()) + _field(3, topology)
+def _around_id(health: Health, numa_nodes: Sequence[int], id_bytes: int) -> tuple[bytes, bytes]:
+    """What stands before and after the id: the same bytes for most devices of a list."""
+    after = _field(2, health.encode())
+    if numa_nodes:  # an empty topology would lose the device from GetAllocatableResources
+        after += _field(3, b"".join(_field(1, b"\x08" + _varint(node) if node else b"") for node in numa_nodes))
+    before = b"\x0a" + _varint(id_bytes)
+    return b"\x0a" + _varint(len(before) + id_bytes + len(after)) + before, after
 
 
 def decode_allocate(data: bytes) -> list[list[str]]:
     """AllocateRequest: the ids for each container."""
-    return [_strings(request, 1) for request in _messages(data, 1)]
+    return [_strings(_parse(request), 1) for request in _parse(data).bytes_of[1]]
 
 
 def encode_allocate(allocations: Iterable[Allocation]) -> bytes:
@@ -99,10 +103,8 @@ def _container_allocate(allocation: Allocation) -> bytes:
 
 def decode_preferred_allocation(data: bytes) -> list[PreferredAllocationIds]:
     """PreferredAllocationRequest: what is asked for each container."""
-    return [
-        PreferredAllocationIds(_strings(request, 1), _strings(request, 2), _int32(request, 3))
-        for request in _messages(data, 1)
-    ]
+    requests = map(_parse, _parse(data).bytes_of[1])
+    return [PreferredAllocationIds(_strings(each, 1), _strings(each, 2), _int32(each, 3)) for each in requests]
 
 
 def encode_preferred_allocation(choices: Iterable[Iterable[str]]) -> bytes:
@@ -112,7 +114,7 @@ def encode_preferred_allocation(choices: Iterable[Iterable[str]]) -> bytes:
 
 def decode_pre_start_container(data: bytes) -> list[str]:
     """PreStartContainerRequest: the container's ids."""
-    return _strings(data, 1)
+    return _strings(_parse(data), 1)
 
 
 def _varint(number: int) -> bytes:
@@ -138,51 +140,55 @@ def _map(number: int, items: Mapping[str, str]) -> bytes:
     return b"".join(_field(number, _text(1, key) + _text(2, value)) for key, value in items.items())
 
 
-def _messages(data: bytes, number: int) -> list[bytes]:
-    return [value for field, value in _fields(data) if field == number and isinstance(value, bytes)]
+class _Fields(NamedTuple):
+    """The values of each field number, in order; without those of fixed size, which no message here has."""
+
+    bytes_of: Mapping[int, list[bytes]]
+    varints_of: Mapping[int, list[int]]
 
 
-def _strings(data: bytes, number: int) -> list[str]:
+def _strings(fields: _Fields, number: int) -> list[str]:
     try:
-        return [value.decode() for value in _messages(data, number)]
+        return [value.decode() for value in fields.bytes_of[number]]
     except UnicodeDecodeError as error:
         raise MalformedMessage(f"a string of the message is no UTF-8: {error}") from error
 
 
-def _int32(data: bytes, number: int) -> int:
-    found = [value for field, value in _fields(data) if field == number and isinstance(value, int)]
+def _int32(fields: _Fields, number: int) -> int:
+    found = fields.varints_of[number]
     unsigned = found[-1] & 0xFFFFFFFF if found else 0
     return unsigned - (1 << 32) if unsigned >> 31 else unsigned
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | None]]:
-    """The number and the value of each field: bytes, a varint, or None for fixed-size values, which no message here has."""
+def _parse(data: bytes) -> _Fields:
+    fields = _Fields(defaultdict(list), defaultdict(list))
     position, end = 0, len(data)
     while position < end:
         key, position = _read_varint(data, position)
         number, kind = key >> 3, key & 7
-        value: bytes | int | None = None
         if kind == _LEN:
-            size, position = _read_varint(data, position)
-            value = data[position : position + size]
-            position += size
+            size, start = _read_varint(data, position)
+            position = start + size
+            fields.bytes_of[number].append(data[start:position])
         elif kind == _VARINT:
             value, position = _read_varint(data, position)
+            fields.varints_of[number].append(value)
         elif kind in (_I64, _I32):
             position += 8 if kind == _I64 else 4
         else:
             raise MalformedMessage(f"the message has a field of the unknown wire type {kind}")
-        if position > end or not number:
+        if position > end or not 1 <= number <= _FIELD_NUMBER_MAX:
             raise MalformedMessage("the message is cut short, or is no protobuf message")
-        yield number, value
+    return fields
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    number = shift = 0
-    for position in range(position, min(position + 10, len(data))):  # noqa: B020, PLR1704  (goes on where it stood)
-        byte = data[position]
-        number |= (byte & 0x7F) << shift
+    """The number that begins at the position, and where it ends."""
+    if position < len(data) and (byte := data[position]) < 0x80:  # nearly all are
+        return byte, position + 1
+    number = 0
+    for shift, byte in enumerate(data[position : position + _VARINT_BYTES_MAX]):
+        number |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            return number & 0xFFFFFFFFFFFFFFFF, position + 1
-        shift += 7
+            return number & 0xFFFFFFFFFFFFFFFF, position + shift + 1
     raise MalformedMessage("the message is cut short in a number, or the number is too long")
