@@ -7,7 +7,7 @@ list.
 
 from asyncio import sleep
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate
 from operator import is_
 from typing import Generic
 
@@ -51,27 +51,34 @@ class Snapshot(Generic[D]):
         listed = list(devices)
         if last is None or len(listed) != len(last.devices):
             return await cls._anew(listed)
-        changed = [n for n, same in enumerate(map(is_, listed, last.devices)) if not same]
-        if not changed:
+        if all(map(is_, listed, last.devices)):
             return last
+        return await cls._patched(listed, last) or await cls._anew(listed)
+
+    @classmethod
+    async def _patched(cls, devices: list[D], last: "Snapshot[D]") -> "Snapshot[D] | None":
+        """``last`` with the devices that are other objects now; None when ids have changed or moved."""
         pieces, by_id = last._pieces.copy(), last.by_id.copy()  # noqa: SLF001  (of the same class)
-        for turn in range(0, len(changed), _TURN):
-            for n in changed[turn : turn + _TURN]:
-                device, before = listed[n], last.devices[n]
+        for turn in range(0, len(devices), _TURN):
+            compared = zip(devices[turn : turn + _TURN], last.devices[turn : turn + _TURN], strict=True)
+            for n, (device, before) in enumerate(compared, turn):
+                if device is before:
+                    continue
                 if not isinstance(device, Device) or device.id != before.id:
-                    return await cls._anew(listed)
+                    return None
                 by_id[device.id] = device
                 if device.health is not before.health or device.numa_nodes != before.numa_nodes:
                     pieces[n] = encode_device(device)
             await sleep(0)
-        return cls(listed, by_id, pieces, last.long_id)
+        return cls(devices, by_id, pieces, last.long_id)
 
     @classmethod
     async def _anew(cls, devices: list[D]) -> "Snapshot[D]":
         pieces: list[bytes] = []
         by_id: dict[str, D] = {}
+        long_id: str | None = None
         for turn in range(0, len(devices), _TURN):
-            for device in islice(devices, turn, turn + _TURN):
+            for device in devices[turn : turn + _TURN]:
                 if not isinstance(device, Device):
                     raise ConfigurationError(f"devices() yielded a list with {device!r} in it, which is no Device")
                 if device.id in by_id:
@@ -80,8 +87,10 @@ class Snapshot(Generic[D]):
                     )
                 by_id[device.id] = device
                 pieces.append(encode_device(device))
+                if long_id is None and len(device.id) > _ID_LENGTH_MAX:
+                    long_id = device.id
             await sleep(0)
-        return cls(devices, by_id, pieces, next((i for i in by_id if len(i) > _ID_LENGTH_MAX), None))
+        return cls(devices, by_id, pieces, long_id)
 
 
 def _join(pieces: list[bytes]) -> bytes:
