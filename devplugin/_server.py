@@ -193,12 +193,9 @@ async def serving(directory: Path, resource_name: str, mapping: Mapped) -> Async
             raise no_permission("make a socket in", directory, error) from error
         raise KubeletUnavailable(f"no socket can be made in {directory}: {error.strerror}") from error
     server = Server(path, _file_id(path) or (0, 0), mapping)
+    accepting: asyncio.Server | socket.socket = listening
     try:
         accepting = await asyncio.get_running_loop().create_unix_server(server.accept, sock=listening)
-    except BaseException:
-        listening.close()
-        raise
-    try:
         yield server
     finally:
         accepting.close()

@@ -39,13 +39,22 @@ class Registration(Generic[D]):
     """A plugin's registration with the kubelet of one directory."""
 
     def __init__(
-        self, hooks: Hooks[D], options: bytes, snapshots: Latest[Snapshot[D]], directory: KubeletDirectory
+        self,
+        hooks: Hooks[D],
+        options: bytes,
+        snapshots: Latest[Snapshot[D]],
+        directory: KubeletDirectory,
+        *,
+        stream_within_s: float = _STREAM_WITHIN_S,
+        lasted_s: float = _LASTED_S,
     ) -> None:
         self._hooks = hooks
         self._options = options
         self._snapshots = snapshots
         self._directory = directory
         self._backoff = Backoff()
+        self._stream_within_s = stream_within_s
+        self._lasted_s = lasted_s
         self._said: str | None = None
 
     async def keep(self) -> Never:
@@ -66,7 +75,7 @@ class Registration(Generic[D]):
                     self._say(f"waiting for the kubelet: {error}")
                 else:
                     self._say(f"{over}: registering again")
-                if time.monotonic() - began_s >= _LASTED_S:
+                if time.monotonic() - began_s >= self._lasted_s:
                     self._backoff.reset()
                 if await self._another_kubelet(kubelet, wakeups):
                     self._backoff.reset()
@@ -105,13 +114,13 @@ class Registration(Generic[D]):
 
     async def _until_over(self, kubelet: SocketId | None, service: Service[D], server: Server, wakeups: Wakeups) -> str:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_STREAM_WITHIN_S) as patience:
+            async with asyncio.timeout(self._stream_within_s) as patience:
                 while (reason := self._over(kubelet, service, server)) is None:
                     if service.stream_seen:
                         patience.reschedule(None)
                     await wakeups.wait()
                 return reason
-        return f"no ListAndWatch came within {_STREAM_WITHIN_S:g} s"
+        return f"no ListAndWatch came within {self._stream_within_s:g} s"
 
     def _over(self, kubelet: SocketId | None, service: Service[D], server: Server) -> str | None:
         """Why the session is over; None while it is not."""

@@ -128,12 +128,20 @@ class DevicePluginBase(ABC, Generic[D]):
         async with AsyncExitStack() as stack:
             if inspect.isasyncgen(lists):
                 stack.push_async_callback(lists.aclose)
-            async for devices in lists:
-                await self._offer(devices, snapshots)
+            try:
+                async for devices in lists:
+                    await self._offer(devices, snapshots)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                raise RuntimeError("devices() was cancelled from inside") from error
         if snapshots.get() is None:
             log.warning("%s: devices() ended without a list: the node will not have this resource", self.resource_name)
 
     async def _offer(self, devices: Iterable[D], snapshots: Latest[Snapshot[D]]) -> None:
+        if not isinstance(devices, Iterable):
+            raise ConfigurationError(f"devices() must yield a whole list of devices each time, and yielded {devices!r}")
         last = snapshots.get()
         try:
             snapshot = await Snapshot.take(devices, last)

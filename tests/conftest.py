@@ -1,0 +1,46 @@
+"""What many tests need: a short directory for sockets, and plugins that end with the test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from devplugin import DevicePluginBase
+
+Serve = Callable[..., asyncio.Task[None]]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory for kubelet.sock whose path is short enough for any socket in it."""
+    with TemporaryDirectory(prefix="dp-") as path:
+        yield Path(path)
+
+
+@pytest_asyncio.fixture
+async def serve(directory: Path) -> AsyncIterator[Serve]:
+    """Serve a plugin in a task of its own, which is cancelled and seen to end after the test."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(plugin: DevicePluginBase[Any], kubelet_dir: Path = directory) -> asyncio.Task[None]:
+        tasks.append(asyncio.create_task(plugin.serve(kubelet_dir=kubelet_dir), name="serve"))
+        return tasks[-1]
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def eventually(condition: Callable[[], Awaitable[object] | object], timeout_s: float = 10) -> None:
+    """Wait until a condition holds that sends no event, such as a file's absence."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            found = condition()
+            if await found if isinstance(found, Awaitable) else found:
+                return
+            await asyncio.sleep(0.002)
