@@ -82,9 +82,7 @@ class Allocator:
             manager.allocated = manager.pod_devices.devices()
             raise
         if not responses:
-            raise KubeletError(
-                "no containers return in allocation response &AllocateResponse{ContainerResponses:[]*ContainerAllocateResponse{},}"
-            )
+            raise KubeletError(f"no containers return in allocation response {manager.behaviour.empty_answer}")
         by_node: dict[int, list[str]] = {}
         for device in ids:
             nodes = numa_nodes(manager.devices[resource].get(device)) or (manager.behaviour.plain_device_node,)

@@ -27,6 +27,9 @@ DIAL_TIMEOUT_S = 10.0
 PRE_START_TIMEOUT_S = 30.0
 """``KubeletPreStartContainerRPCTimeoutInSecs`` in ``k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1/constants.go``."""
 
+_ROUNDED_OFF_S = 0.9
+"""grpclib cuts what is left of a deadline to whole seconds when it writes ``grpc-timeout``; Go does not."""
+
 _RETRY_FIRST_S, _RETRY_FACTOR = 1.0, 1.6
 """grpc-go's ``backoff.DefaultConfig``, without its jitter: the pauses between two attempts to connect."""
 
@@ -147,7 +150,7 @@ class PluginClient:
         request = PreStartContainerRequest(devices_ids=list(ids))
         try:
             with self._clock.move_on_after(PRE_START_TIMEOUT_S) as patience, go_errors():
-                await self._stub.pre_start_container(request, timeout=PRE_START_TIMEOUT_S)
+                await self._stub.pre_start_container(request, timeout=PRE_START_TIMEOUT_S + _ROUNDED_OFF_S)
             if patience.cancelled_caught:
                 raise RpcError("DeadlineExceeded", "context deadline exceeded")
         except RpcError as error:

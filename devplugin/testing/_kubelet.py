@@ -20,6 +20,7 @@ from devplugin.testing._records import Call, Records, Registration, Resource, Sn
 from devplugin.testing._registration import KUBELET_SOCKET
 from devplugin.testing._run import KubeletRun
 from devplugin.testing._runtime import Runtime
+from devplugin.testing._scheduler import NODE_NAME, why_not
 from devplugin.testing._versions import behaviour_of
 
 __all__ = ["FakeKubelet"]
@@ -326,20 +327,17 @@ class FakeKubelet:
         self.changes.notify()
 
     def _schedule(self, pod: Pod) -> None:
-        """Bind a pod when the node has what it requests, or say why not (kube-scheduler, NodeResourcesFit)."""
-        resources = self.resources
-        lacking = []
-        for name, requested in sorted(pod.requests.items()):
-            used = sum(
-                other.requests.get(name, 0) for other in self._pods.values() if other.bound and not other.is_over
-            )
-            there = resources[name].allocatable if name in resources else 0
-            if requested > there - used:
-                lacking.append(f"1 Insufficient {name}")
-        if lacking:
-            pod.note("Warning", "FailedScheduling", f"0/1 nodes are available: {', '.join(lacking)}.")
+        """Bind a pod when the node has what it requests, or say why not."""
+        reason = why_not(
+            pod,
+            [other for other in self._pods.values() if other.bound and not other.is_over],
+            self.resources,
+            self._behaviour,
+        )
+        if reason is not None:
+            pod.note("Warning", "FailedScheduling", reason)
         else:
-            pod.note("Normal", "Scheduled", f"Successfully assigned default/{pod.name} to fake")
+            pod.note("Normal", "Scheduled", f"Successfully assigned default/{pod.name} to {NODE_NAME}")
             self._bind(pod)
 
     def _bind(self, pod: Pod) -> None:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 from anyio.abc import TaskGroup
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -140,8 +141,10 @@ class RegistrationServer(RegistrationBase):
         authority = "localhost" if self._behaviour.authority_is_localhost else str(socket)
         client = PluginClient(request.resource_name, socket, authority, self._clock, self._records)
         self._connections = [known for known in self._connections if known.open] + [client]
-        if self._behaviour.dials_inside_register:
+        if self._behaviour.dials_inside_register and self._behaviour.ends_with_caller:
             return await self._connect(client)
+        if self._behaviour.dials_inside_register:
+            return await self._connect_regardless(client)
         self._tasks.start_soon(self._add_endpoint, client, request.options, name=f"fake kubelet: {client.resource}")
         return request.options or DevicePluginOptions()
 
@@ -157,6 +160,26 @@ class RegistrationServer(RegistrationBase):
             raise
         self._tasks.start_soon(self._run_client, client, name=f"fake kubelet: {client.resource}")
         return options
+
+    async def _connect_regardless(self, client: PluginClient) -> DevicePluginOptions:
+        """Connect in a task that goes on when the caller of Register does not wait for it."""
+        answered = anyio.Event()
+        answer: DevicePluginOptions | KubeletError | None = None
+
+        async def connect() -> None:
+            nonlocal answer
+            try:
+                answer = await self._connect(client)
+            except KubeletError as error:
+                answer = error
+            answered.set()
+
+        self._tasks.start_soon(connect, name=f"fake kubelet: {client.resource}")
+        await answered.wait()
+        if isinstance(answer, KubeletError):
+            raise answer
+        assert answer is not None
+        return answer
 
     async def _run_client(self, client: PluginClient) -> None:
         """Follow ListAndWatch to its end, and disconnect whom the books name then (handler.go, runClient)."""
@@ -210,6 +233,20 @@ class RegistrationServer(RegistrationBase):
         return None
 
 
+_GO_ESCAPES = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))
+
+
 def _quoted(text: str) -> str:
-    """As Go's ``%q`` writes it, for all that a test is likely to send."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """As Go's ``%q`` writes it."""
+    return '"' + "".join(map(_quoted_character, text)) + '"'
+
+
+def _quoted_character(character: str) -> str:
+    code = ord(character)
+    if character in _GO_ESCAPES:
+        return "\\" + _GO_ESCAPES[character]
+    if character.isprintable():
+        return character
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

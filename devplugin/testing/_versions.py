@@ -19,6 +19,9 @@ class Behaviour:
     (``cm/devicemanager/plugin/v1beta1/server.go``, ``handler.go``). 1.20 answers first, dials after that, takes the
     options of the request, and ends only the endpoint whose own stream ended (``cm/devicemanager/manager.go``)."""
 
+    ends_with_caller: bool = True
+    """A Register call whose caller gives up is given up (since 1.35). Before, it goes on, and may register the plugin."""
+
     authority_is_localhost: bool = True
     """The dial-back says ``:authority: localhost`` (``plugin/v1beta1/client.go``, since 1.26). Before, it is the path of
     the socket."""
@@ -45,6 +48,12 @@ class Behaviour:
     wakes_when_backoff_ends: bool = True
     """A container in CrashLoopBackOff is tried again when that ends (since 1.35). Before, every 10 s."""
 
+    empty_answer: str = ""
+    """How Go prints an AllocateResponse without containers."""
+
+    preemption: str = " preemption: 0/1 nodes are available: 1 {reason}."
+    """What the scheduler's event says after the reasons."""
+
     rejected: str = "Pod was rejected: {message}"
     created: str = "Container created"
     started: str = "Container started"
@@ -52,11 +61,17 @@ class Behaviour:
 
 
 _1_37 = Behaviour(version="1.37", keyed_by_socket=True)
-_1_36 = replace(_1_37, version="1.36", keyed_by_socket=False)
+_1_36 = replace(
+    _1_37,
+    version="1.36",
+    keyed_by_socket=False,
+    preemption=f" no new claims to deallocate,{_1_37.preemption}",
+)
 _1_35 = replace(_1_36, version="1.35")
 _1_34 = replace(
     _1_35,
     version="1.34",
+    ends_with_caller=False,
     wakes_when_backoff_ends=False,
     created="Created container: {container}",
     started="Started container {container}",
@@ -71,6 +86,8 @@ _1_20 = replace(
     unregistered="can't allocate unregistered device {resource}",
     plain_device_node=0,
     knows_sidecars=False,
+    preemption="",
+    empty_answer="&AllocateResponse{ContainerResponses:[]*ContainerAllocateResponse{},}",
     rejected="Pod {message}",
     created="Created container {container}",
     started="Started container {container}",
