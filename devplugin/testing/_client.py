@@ -80,7 +80,7 @@ class PluginClient:
             KubeletError: The call failed.
         """
         try:
-            with go_errors():
+            async with go_errors():
                 return await self._stub.get_device_plugin_options()
         except RpcError as error:
             raise KubeletError(f"failed to get device plugin options: {error}") from error
@@ -91,10 +91,9 @@ class PluginClient:
         Raises:
             RpcError: The stream ended other than with status OK.
         """
-        with go_errors():
-            async with aclosing(self._stub.list_and_watch()) as stream:  # type: ignore[type-var]
-                async for message in stream:
-                    yield message.devices
+        async with go_errors(), aclosing(self._stub.list_and_watch()) as stream:  # type: ignore[type-var]
+            async for message in stream:
+                yield message.devices
 
     async def allocate(self, ids: Collection[str]) -> list[ContainerAllocateResponse]:
         """Call Allocate for one container, without a deadline.
@@ -104,7 +103,7 @@ class PluginClient:
         """
         request = AllocateRequest(container_requests=[ContainerAllocateRequest(devices_ids=list(ids))])
         try:
-            with go_errors():
+            async with go_errors():
                 response = await self._stub.allocate(request)
         except RpcError as error:
             self._record("Allocate", device_ids=ids, error=str(error))
@@ -128,7 +127,7 @@ class PluginClient:
             ]
         )
         try:
-            with go_errors():
+            async with go_errors():
                 response = await self._stub.get_preferred_allocation(request)
         except RpcError as error:
             self._record(
@@ -149,8 +148,9 @@ class PluginClient:
         """
         request = PreStartContainerRequest(devices_ids=list(ids))
         try:
-            with self._clock.move_on_after(PRE_START_TIMEOUT_S) as patience, go_errors():
-                await self._stub.pre_start_container(request, timeout=PRE_START_TIMEOUT_S + _ROUNDED_OFF_S)
+            with self._clock.move_on_after(PRE_START_TIMEOUT_S) as patience:
+                async with go_errors():
+                    await self._stub.pre_start_container(request, timeout=PRE_START_TIMEOUT_S + _ROUNDED_OFF_S)
             if patience.cancelled_caught:
                 raise RpcError("DeadlineExceeded", "context deadline exceeded")
         except RpcError as error:

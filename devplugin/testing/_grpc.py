@@ -8,11 +8,12 @@ that Go gives them.
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio.lowlevel
 from betterproto2 import Message
 from grpclib.client import Channel
 from grpclib.client import Handler as ClientHandler
@@ -240,27 +241,33 @@ _GO_NAMES = {status: status.name.title().replace("_", "") for status in Status} 
 }
 
 
-@contextmanager
-def go_errors() -> Iterator[None]:
+@asynccontextmanager
+async def go_errors() -> AsyncIterator[None]:
     """Turn what grpclib raises into `RpcError`.
 
     grpclib wakes a call whose stream died by cancelling the task, and does not take that back: structured concurrency
-    would take the task for cancelled from outside. So it is taken back here.
+    would take the task for cancelled from outside. So it is taken back here; and where the task *is* cancelled from
+    outside at the same moment, that counts, not the stream.
     """
     task = asyncio.current_task()
     assert task is not None
     cancelling = task.cancelling()
     try:
         yield
-    except GRPCError as error:
-        raise RpcError(_GO_NAMES[error.status], error.message or "") from error
-    except StreamTerminatedError as error:
-        raise RpcError("Unavailable", "error reading from server: EOF") from error
-    except TimeoutError as error:
-        raise RpcError("DeadlineExceeded", "context deadline exceeded") from error
-    except (AssertionError, ProtocolError) as error:
-        raise RpcError("Internal", "server closed the stream without sending trailers") from error
-    finally:
-        if sys.exc_info()[0] is not asyncio.CancelledError:
-            while task.cancelling() > cancelling:
-                task.uncancel()
+    except (GRPCError, StreamTerminatedError, TimeoutError, AssertionError, ProtocolError) as error:
+        while task.cancelling() > cancelling:
+            task.uncancel()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise RpcError(*_go_status(error)) from error
+
+
+def _go_status(error: Exception) -> tuple[str, str]:
+    match error:
+        case GRPCError():
+            return _GO_NAMES[error.status], error.message or ""
+        case StreamTerminatedError():
+            return "Unavailable", "error reading from server: EOF"
+        case TimeoutError():
+            return "DeadlineExceeded", "context deadline exceeded"
+        case _:  # grpclib asserts that the peer keeps to the protocol
+            return "Internal", "server closed the stream without sending trailers"

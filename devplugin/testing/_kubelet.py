@@ -1,26 +1,23 @@
 """The fake kubelet: a node of one, its scheduler, and a kubelet on it that can be stopped and started."""
 
 import asyncio
-import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
 
-from devplugin.testing._changes import Changes
 from devplugin.testing._clock import Clock
 from devplugin.testing._containers import Container
-from devplugin.testing._poddevices import PodDevices
+from devplugin.testing._node import Node
 from devplugin.testing._pods import Pod, RestartPolicy
 from devplugin.testing._records import Call, Records, Registration, Resource, Snapshot
 from devplugin.testing._registration import KUBELET_SOCKET
 from devplugin.testing._run import KubeletRun
 from devplugin.testing._runtime import Runtime
-from devplugin.testing._scheduler import NODE_NAME, why_not
 from devplugin.testing._versions import behaviour_of
 
 __all__ = ["FakeKubelet"]
@@ -60,13 +57,11 @@ class FakeKubelet:
     ) -> None:
         self.directory = Path(directory).absolute()
         self.clock = clock or Clock()
-        self.changes = Changes()
         self._behaviour = behaviour_of(version)
+        self._node = Node(self._behaviour, self.clock)
         self._rng = rng or random.Random()  # noqa: S311 - nothing is secret here
         self._records = Records()
-        self._pods: dict[str, Pod] = {}
-        self._uids = itertools.count(1)
-        self._run: KubeletRun | None = None
+        self._one_at_a_time = anyio.Lock()
         self._tasks: TaskGroup | None = None
         self._runtime: Runtime | None = None
         self._holder: asyncio.Task[None] | None = None
@@ -74,8 +69,8 @@ class FakeKubelet:
 
     def __repr__(self) -> str:
         resources = ", ".join(f"{name} {each.allocatable}/{each.capacity}" for name, each in self.resources.items())
-        state = "running" if self._run else "stopped"
-        return f"<FakeKubelet {self.version} {state} in {self.directory}: {resources or 'no resources'}; {len(self._pods)} pods>"
+        state = "running" if self._node.run else "stopped"
+        return f"<FakeKubelet {self.version} {state} in {self.directory}: {resources or 'no resources'}; {len(self.pods)} pods>"
 
     async def __aenter__(self) -> Self:
         # The task group lives in a task of its own: a fixture may be left in another task than it was entered in.
@@ -127,7 +122,7 @@ class FakeKubelet:
     @property
     def is_running(self) -> bool:
         """Whether it has been started, and not stopped since."""
-        return self._run is not None
+        return self._node.run is not None
 
     async def start(self) -> None:
         """Start the kubelet on the directory: clean it, make kubelet.sock anew, read the checkpoint, admit the pods again.
@@ -136,25 +131,26 @@ class FakeKubelet:
             RuntimeError: It runs, or the context has not been entered.
             OSError: The socket cannot be made.
         """
-        if self._run is not None or self._tasks is None or self._runtime is None:
-            raise RuntimeError(f"{self!r} cannot be started: it runs, or its context was not entered")
+        async with self._one_at_a_time:
+            await self._start()
+
+    async def _start(self) -> None:
+        if self._node.run is not None or self._tasks is None or self._runtime is None:
+            raise RuntimeError(f"{self!r} cannot be started: it runs, or its context is not entered")
         run = KubeletRun(
             self.directory,
             self._behaviour,
             self.clock,
             self._rng,
             self._records,
-            self.look_around,
+            self._node.look_around,
             self._runtime,
-            lambda: list(self._pods.values()),
+            lambda: self._node.bound,
         )
-        self._run = run
-        try:
-            await self._tasks.start(run.run, name="fake kubelet: run")
-        except BaseException:
-            self._run = None
-            raise
-        self.look_around()
+        await self._tasks.start(run.run, name="fake kubelet: run")
+        self._node.run = run
+        run.admit_again()
+        self._node.look_around()
 
     async def stop(self) -> None:
         """Stop the kubelet: its connections end with GOAWAY, containers run on, kubelet.sock stays as a stale file."""
@@ -170,17 +166,18 @@ class FakeKubelet:
         await self.start()
 
     async def _end(self, *, abruptly: bool) -> None:
-        if self._run is not None:
-            run, self._run = self._run, None
-            await run.stop(abruptly=abruptly)
-            self.changes.notify()
+        async with self._one_at_a_time:
+            if self._node.run is not None:
+                run, self._node.run = self._node.run, None
+                await run.stop(abruptly=abruptly)
+                self._node.changes.notify()
 
     # What it knows and has seen -------------------------------------------------------------------------------------
 
     @property
     def resources(self) -> Mapping[str, Resource]:
         """The node's resources by name. While the kubelet is stopped, there are none."""
-        return self._run.manager.resources() if self._run else MappingProxyType({})
+        return self._node.resources
 
     @property
     def registrations(self) -> list[Registration]:
@@ -205,7 +202,7 @@ class FakeKubelet:
     @property
     def pods(self) -> Mapping[str, Pod]:
         """The pods by name."""
-        return MappingProxyType(self._pods)
+        return self._node.pods
 
     async def allocatable(self, resource: str, count: int, *, timeout_s: float = 10.0) -> Resource:
         """Wait until so many devices of a resource are allocatable.
@@ -243,7 +240,7 @@ class FakeKubelet:
             accepted = [each for each in self.registrations if each.resource == resource and each.error is None]
             return accepted[-1] if len(accepted) >= count else None
 
-        return await self.changes.until(
+        return await self._node.changes.until(
             reached, timeout_s=timeout_s, unmet=lambda: self._instead(resource, f"registered {count} times")
         )
 
@@ -254,13 +251,15 @@ class FakeKubelet:
             seen = self.resources.get(resource, Resource(capacity=0, allocatable=0))
             return seen if suits(seen) else None
 
-        return await self.changes.until(reached, timeout_s=timeout_s, unmet=lambda: self._instead(resource, wanted))
+        return await self._node.changes.until(
+            reached, timeout_s=timeout_s, unmet=lambda: self._instead(resource, wanted)
+        )
 
     def _instead(self, resource: str, wanted: str) -> str:
         snapshots = [each for each in self.snapshots if each.resource == resource]
         registrations = [each for each in self.registrations if each.resource == resource]
         return (
-            f"{resource} was to have {wanted}. The kubelet, {'running' if self._run else 'stopped'}, sees "
+            f"{resource} was to have {wanted}. The kubelet, {'running' if self._node.run else 'stopped'}, sees "
             f"{self.resources.get(resource, 'no such resource')}. Registrations: {registrations or 'none'}. "
             f"Newest list: {snapshots[-1] if snapshots else 'none'}. Other resources: "
             f"{sorted(set(self.resources) - {resource}) or 'none'}. Log: {self._records.log[-5:] or 'empty'}"
@@ -292,65 +291,8 @@ class FakeKubelet:
             ValueError: The name is taken, or both or neither of `limits` and `containers` are given.
         """
         specs = list(containers)
-        if name in self._pods:
-            raise ValueError(f"There is a pod {name!r}: {self._pods[name]!r}")
         if (limits is None) == (not specs):
             raise ValueError("Say either the limits of the one container, or the containers")
         if limits is not None:
             specs = [Container("main", limits)]
-        pod = Pod(self, name, f"{name}-{next(self._uids)}", specs, init_containers, restart_policy)
-        self._pods[name] = pod
-        if bound:
-            self._bind(pod)
-        self.look_around()
-        return pod
-
-    def delete(self, pod: Pod) -> None:
-        """Delete a pod; `Pod.delete` does it as well."""
-        pod.deleted = True
-        self._pods.pop(pod.name, None)
-        pod.kill()
-        self.look_after(pod)
-
-    def look_after(self, pod: Pod) -> None:
-        """Something has happened to a pod: wake its worker, and see whether others fit now."""
-        if self._run is not None:
-            self._run.wake(pod)
-        self.look_around()
-
-    def look_around(self) -> None:
-        """Schedule what fits, and look at every condition that is waited for."""
-        if self._run is not None:
-            for pod in list(self._pods.values()):
-                if not pod.bound and not pod.is_over:
-                    self._schedule(pod)
-        self.changes.notify()
-
-    def _schedule(self, pod: Pod) -> None:
-        """Bind a pod when the node has what it requests, or say why not."""
-        reason = why_not(
-            pod,
-            [other for other in self._pods.values() if other.bound and not other.is_over],
-            self.resources,
-            self._behaviour,
-        )
-        if reason is not None:
-            pod.note("Warning", "FailedScheduling", reason)
-        else:
-            pod.note("Normal", "Scheduled", f"Successfully assigned default/{pod.name} to {NODE_NAME}")
-            self._bind(pod)
-
-    def _bind(self, pod: Pod) -> None:
-        pod.bound = True
-        if self._run is not None:
-            self._run.admit(pod)
-
-    # What pods ask of their node ------------------------------------------------------------------------------------
-
-    def now(self) -> float:
-        """The time on the kubelet's clock."""
-        return self.clock.now()
-
-    def holdings(self) -> PodDevices:
-        """Which container has which devices, by the kubelet that runs."""
-        return self._run.manager.pod_devices if self._run else PodDevices()
+        return self._node.create(name, specs, list(init_containers), restart_policy, bound=bound)

@@ -26,7 +26,7 @@ class KubeletRun:
     """The kubelet's process: all that is lost when it ends. What outlives it is the node's, or in the checkpoint.
 
     Args:
-        pods: The pods of the node, in the order in which they came.
+        bound: The pods of the node that are not over, in the order in which they came.
         changed: Called whenever something has changed that others can see.
     """
 
@@ -39,7 +39,7 @@ class KubeletRun:
         records: Records,
         changed: Callable[[], None],
         runtime: Runtime,
-        pods: Callable[[], Sequence[Pod]],
+        bound: Callable[[], Sequence[Pod]],
     ) -> None:
         self._directory = directory
         self._behaviour = behaviour
@@ -47,13 +47,13 @@ class KubeletRun:
         self._records = records
         self._changed = changed
         self._runtime = runtime
-        self._pods = pods
-        self._allocator_rng = rng
+        self._bound = bound
         self.manager = DeviceManager(directory, behaviour, clock, records, changed, self._active)
         self._allocator = Allocator(self.manager, rng)
         self._workers: dict[str, PodWorker] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._registration: RegistrationServer | None = None
+        self._admissions, self._admitted = anyio.create_memory_object_stream[Pod](float("inf"))
         self._ended = anyio.Event()
 
     def __repr__(self) -> str:
@@ -63,29 +63,39 @@ class KubeletRun:
         """Start, serve until `stop`, and leave nothing behind but files."""
         try:
             self.manager.load()
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                self._registration = RegistrationServer(
-                    self._directory, self.manager, self._clock, self._records, self._changed, tasks
-                )
-                try:
-                    await self._registration.start()
-                    self._admissions, admissions = anyio.create_memory_object_stream[Pod](float("inf"))
-                    with self._admissions, admissions:
-                        for pod in self._bound():
-                            for container in pod.containers.values():
-                                container.runs_since_before_restart = container.ready
-                            self.admit(pod)
-                        task_status.started()
-                        async for pod in admissions:
-                            await self._admit(pod)
-                finally:
-                    self._hang_up(abruptly=True)
-                    with anyio.CancelScope(shield=True):
-                        await self._registration.closed()
+            with self._admissions, self._admitted:
+                failure = await self._serve(task_status)
         finally:
             self.manager.close()
             self._ended.set()
+        if failure is not None:
+            raise failure
+
+    async def _serve(self, task_status: TaskStatus[None]) -> Exception | None:
+        """Serve until the tasks are cancelled; a start that fails is returned, so that no group wraps it."""
+        async with anyio.create_task_group() as self._tasks:
+            self._registration = RegistrationServer(
+                self._directory, self.manager, self._clock, self._records, self._changed, self._tasks
+            )
+            try:
+                await self._registration.start()
+                task_status.started()
+                async for pod in self._admitted:
+                    await self._admit(pod)
+            except (OSError, ValueError) as error:
+                return error
+            finally:
+                self._registration.hang_up(abruptly=True)
+                with anyio.CancelScope(shield=True):
+                    await self._registration.closed()
+        return None
+
+    def admit_again(self) -> None:
+        """Put the pods that were here before this run into the line for admission."""
+        for pod in self._bound():
+            for container in pod.containers.values():
+                container.runs_since_before_restart = container.ready
+            self.admit(pod)
 
     async def stop(self, *, abruptly: bool) -> None:
         """End the run, and see it ended.
@@ -94,13 +104,10 @@ class KubeletRun:
             abruptly: Without GOAWAY on the connections.
         """
         assert self._tasks is not None
-        self._tasks.cancel_scope.cancel()
-        self._hang_up(abruptly=abruptly)
-        await self._ended.wait()
-
-    def _hang_up(self, *, abruptly: bool) -> None:
         assert self._registration is not None
+        self._tasks.cancel_scope.cancel()
         self._registration.hang_up(abruptly=abruptly)
+        await self._ended.wait()
 
     def admit(self, pod: Pod) -> None:
         """Put a pod that has been bound to the node into the line for admission."""
@@ -160,9 +167,6 @@ class KubeletRun:
 
     def _reject(self, pod: Pod, reason: str, message: str) -> None:
         pod.reject(reason, self._behaviour.rejected.format(message=message), message)
-
-    def _bound(self) -> list[Pod]:
-        return [pod for pod in self._pods() if pod.bound and not pod.is_over]
 
     def _active(self) -> list[str]:
         return [pod.uid for pod in self._bound()]
