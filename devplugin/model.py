@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -75,7 +75,7 @@ def _check_items(what: str, items: object, kind: type) -> tuple[object, ...]:
     found = tuple(items)
     for item in found:
         if not isinstance(item, kind):
-            raise _refuse(f"{what} item", item, f"it must be a {kind.__name__}")
+            raise _refuse(f"{what} item", item, f"it must be of type {kind.__name__}")
     return found
 
 
@@ -197,8 +197,8 @@ class Allocation:
                 raise _refuse("CDI device", name, "it must be of the form vendor/class=name")
 
     def __repr__(self) -> str:
-        shown = [f"{name}={value!r}" for name in (each.name for each in fields(self)) if (value := getattr(self, name))]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        shown = [f"{name}={value!r}" for name in self.__slots__ if (value := getattr(self, name))]
+        return f"Allocation({', '.join(shown)})"
 
 
 _NOTHING = Allocation()
