@@ -200,6 +200,11 @@ class FakeKubelet:
         return self._records.calls
 
     @property
+    def log(self) -> list[str]:
+        """What the kubelet has logged about plugins, oldest first."""
+        return self._records.log
+
+    @property
     def pods(self) -> Mapping[str, Pod]:
         """The pods by name."""
         return self._node.pods
@@ -244,6 +249,27 @@ class FakeKubelet:
             reached, timeout_s=timeout_s, unmet=lambda: self._instead(resource, f"registered {count} times")
         )
 
+    async def until(
+        self, condition: Callable[[], object], what: str = "The condition", *, timeout_s: float = 10.0
+    ) -> None:
+        """Wait until `condition` returns something true. It is looked at whenever something changes on the node.
+
+        Args:
+            condition: A look at what the kubelet and the pods show, without side effects.
+            what: The subject of the error's sentence.
+            timeout_s: Real seconds to wait at most.
+
+        Raises:
+            ConditionNotMet: The time is over. The text says how things are instead.
+        """
+        await self._node.changes.until(
+            lambda: True if condition() else None,
+            timeout_s=timeout_s,
+            unmet=lambda: (
+                f"{what} did not come true. {self!r}: {list(self.pods.values())}. Log: {self.log[-5:] or 'empty'}"
+            ),
+        )
+
     async def _resource(
         self, resource: str, suits: Callable[[Resource], bool], wanted: str, *, timeout_s: float
     ) -> Resource:
@@ -262,7 +288,7 @@ class FakeKubelet:
             f"{resource} was to have {wanted}. The kubelet, {'running' if self._node.run else 'stopped'}, sees "
             f"{self.resources.get(resource, 'no such resource')}. Registrations: {registrations or 'none'}. "
             f"Newest list: {snapshots[-1] if snapshots else 'none'}. Other resources: "
-            f"{sorted(set(self.resources) - {resource}) or 'none'}. Log: {self._records.log[-5:] or 'empty'}"
+            f"{sorted(set(self.resources) - {resource}) or 'none'}. Log: {self.log[-5:] or 'empty'}"
         )
 
     # Pods -----------------------------------------------------------------------------------------------------------
