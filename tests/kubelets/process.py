@@ -45,7 +45,7 @@ class DriverProcess:
 
     @property
     def alive(self) -> bool:
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.returncode is None and not self._ended
 
     @property
     def pid(self) -> int:
@@ -94,7 +94,7 @@ class DriverProcess:
             DriverError: It was refused, was not answered in time, or the process has ended.
             UnsupportedError: This version of Kubernetes does not have it.
         """
-        if self._process is None or self._process.stdin is None or not self.alive:
+        if not self.alive or self._process is None or self._process.stdin is None:
             raise self.error(f"cannot {op}: it has ended or was never started")
         seq = next(self._seq)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
