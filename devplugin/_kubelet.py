@@ -83,14 +83,19 @@ class KubeletDirectory:
             raise KubeletUnavailable(f"nobody listens on {self.socket}")
         channel = Channel(path=str(self.socket), codec=RawCodec())
         try:
-            await channel.__connect__()  # grpclib itself would connect with the first call
+            await self._connect(channel)
             yield KubeletClient(channel)
+        finally:
+            channel.close()
+
+    async def _connect(self, channel: Channel) -> None:
+        """Connect now; grpclib itself would do it with the first call."""
+        try:
+            await channel.__connect__()
         except PermissionError as error:
             raise no_permission("connect to", self.socket, error) from error
         except OSError as error:
             raise KubeletUnavailable(f"nobody listens on {self.socket}") from error
-        finally:
-            channel.close()
 
 
 class KubeletClient:

@@ -109,7 +109,7 @@ class _Connection(H2Protocol):
         )
         super().__init__(calls, config, h2_config)
         self._connections = connections
-        self.lost = asyncio.Event()
+        self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -120,13 +120,12 @@ class _Connection(H2Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._connections.discard(self)
-        self.lost.set()
+        self.lost.set_result(None)
 
     def say_goodbye(self) -> None:
         """GOAWAY, what is still to be written, and the end of the connection."""
-        if not self.transport.is_closing():
-            self.transport.write(GoAwayFrame(0, last_stream_id=self.handler.last_stream_id).serialize())
-            self.transport.close()
+        self.transport.write(GoAwayFrame(0, last_stream_id=self.handler.last_stream_id).serialize())
+        self.transport.close()
 
 
 class Server:
@@ -162,15 +161,13 @@ class Server:
         for connection in list(self._connections):  # the peer does not read
             connection.transport.abort()
         for connection in ending:
-            await connection.lost.wait()
+            await connection.lost
             await connection.handler.wait_closed()
 
 
 async def _lost(connections: list[_Connection], within_s: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            for connection in connections:
-                await connection.lost.wait()
+    if connections:
+        await asyncio.wait([connection.lost for connection in connections], timeout=within_s)
 
 
 @asynccontextmanager

@@ -9,10 +9,9 @@ the late end of an old stream takes the new registration with it (kubernetes/kub
 twice: from 1.37 on the kubelet refuses that.
 """
 
-import asyncio
 import logging
+import math
 import time
-from contextlib import suppress
 from typing import Generic, Never
 
 from devplugin._backoff import Backoff
@@ -82,13 +81,13 @@ class Registration(Generic[D]):
 
     async def _another_kubelet(self, kubelet: SocketId | None, wakeups: Wakeups) -> bool:
         """Wait until kubelet.sock is another one, though for one that is there only until the next attempt is due."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._backoff.delay_s() if kubelet else None):
-                while self._directory.socket_id() in (None, kubelet):
-                    self._directory.check_mount()
-                    await wakeups.wait()
-                return True
-        return False
+        due_s = time.monotonic() + self._backoff.delay_s() if kubelet else math.inf
+        while self._directory.socket_id() in (None, kubelet):
+            self._directory.check_mount()
+            if (left_s := due_s - time.monotonic()) <= 0:
+                return False
+            await wakeups.wait(left_s)
+        return True
 
     async def _hold_session(self, kubelet: SocketId | None, wakeups: Wakeups) -> str:
         """Be registered; returns why that is over."""
@@ -113,14 +112,13 @@ class Registration(Generic[D]):
                 await server.streaming_peers_gone(_PEER_CLOSES_WITHIN_S)
 
     async def _until_over(self, kubelet: SocketId | None, service: Service[D], server: Server, wakeups: Wakeups) -> str:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._stream_within_s) as patience:
-                while (reason := self._over(kubelet, service, server)) is None:
-                    if service.stream_seen:
-                        patience.reschedule(None)
-                    await wakeups.wait()
-                return reason
-        return f"no ListAndWatch came within {self._stream_within_s:g} s"
+        due_s = time.monotonic() + self._stream_within_s
+        while (reason := self._over(kubelet, service, server)) is None:
+            left_s = math.inf if service.stream_seen else due_s - time.monotonic()
+            if left_s <= 0:
+                return f"no ListAndWatch came within {self._stream_within_s:g} s"
+            await wakeups.wait(left_s)
+        return reason
 
     def _over(self, kubelet: SocketId | None, service: Service[D], server: Server) -> str | None:
         """Why the session is over; None while it is not."""

@@ -11,6 +11,7 @@ nearest ancestor that is there.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -41,9 +42,14 @@ class Wakeups:
         """Let the reader look again."""
         self._event.set()
 
-    async def wait(self) -> None:
-        """Return at the next wake-up, or at once when there was one since the last ``wait()``."""
-        await self._event.wait()
+    async def wait(self, timeout_s: float = math.inf) -> None:
+        """Return at the next wake-up, at once when there was one since the last ``wait()``, or after ``timeout_s`` seconds."""
+        alarm = None if timeout_s == math.inf else asyncio.get_running_loop().call_later(timeout_s, self.wake)
+        try:
+            await self._event.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
         self._event.clear()
 
 
@@ -67,8 +73,8 @@ class _Hub:
         self._readers.remove(reader)
         if not self._readers:
             self._close_inotify()
-            if self._timer is not None:
-                self._timer.cancel()
+            assert self._timer is not None
+            self._timer.cancel()
 
     def _open(self) -> None:
         try:
@@ -99,9 +105,7 @@ class _Hub:
         if self._inotify is None:
             return
         try:
-            for ancestor in directory.parents:
-                if self._watch(ancestor):
-                    break
+            any(map(self._watch, directory.parents))  # up to the first that is there
             self._watch(directory)
         except OSError as error:
             self._poll_instead(error)

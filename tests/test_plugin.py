@@ -41,7 +41,8 @@ class Scripted(DevicePluginBase):
 
 async def test_snapshots_reach_the_kubelet(directory: Path, serve: Serve) -> None:
     """Each list replaces the one before; when devices() returns the last one stays; tear-down follows the end."""
-    plugin = Scripted([Device("a"), Device("b")], [Device("a", health=Health.UNHEALTHY)], (), None)
+    pair = [Device("a"), Device("b")]
+    plugin = Scripted(pair, pair, [Device("a", health=Health.UNHEALTHY)], (), None)
     async with grpcio_kubelet(directory) as kubelet:
         task = serve(plugin)
         await kubelet.until(lambda k: k.lists and k.lists[-1] == {})

@@ -149,6 +149,19 @@ async def test_logging_that_is_set_up_is_left_alone(directory: Path) -> None:
     ]
 
 
+@pytest.mark.asyncio
+async def test_a_level_that_is_set_is_left_alone(directory: Path) -> None:
+    """Without a handler somewhere run() brings one, and keeps the level that was asked for."""
+    async with (
+        grpcio_kubelet(directory) as kubelet,
+        process(directory, "logging.getLogger('devplugin').setLevel(10); run(Widgets(), kubelet_dir=DIR)") as child,
+    ):
+        await kubelet.until(lambda k: k.lists, 30)
+        child.terminate()
+        _, errors = await ended(child)
+    assert "DEBUG devplugin.service: DevicePlugin.list_and_watch.send resource=acme.com/widget devices=1" in errors
+
+
 class Widgets(DevicePluginBase):
     resource_name = "acme.com/widget"
 

@@ -79,6 +79,19 @@ async def test_registers_again_after_a_kubelet_restart(directory: Path, serve: S
         assert {path.name for path in directory.iterdir()} == {"kubelet.sock", kubelet.requests[-1].endpoint}
 
 
+async def test_another_kubelet_takes_over(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """When kubelet.sock is made again under a live stream, that stream ends in order before the new kubelet is told."""
+    caplog.set_level("INFO", "devplugin")
+    async with grpcio_kubelet(directory) as old:
+        serve(Fixed())
+        await old.until(lambda k: k.lists)
+        async with grpcio_kubelet(directory) as new:
+            await new.until(lambda k: k.requests)
+            assert old.stream_ends == [grpc.StatusCode.OK]
+            await new.until(lambda k: k.lists)
+    assert "acme.com/widget: kubelet.sock was made again: registering again" in caplog.messages
+
+
 async def test_registers_again_when_the_stream_is_dropped(directory: Path, serve: Serve) -> None:
     """The kubelet never asks again for a list, so the end of its stream is the end of the session."""
     async with grpcio_kubelet(directory) as kubelet:
@@ -322,7 +335,7 @@ async def test_no_answer_to_the_registration(directory: Path, monkeypatch: pytes
     server.close()
 
 
-@pytest.mark.parametrize("mode", [0o000, 0o500])
+@pytest.mark.parametrize("mode", [0o000, 0o555])
 async def test_no_permission(directory: Path, serve: Serve, mode: int) -> None:
     """A directory that the system closes to the plugin is an error that says which path, which user, and SELinux."""
     path = directory / "device-plugins"
