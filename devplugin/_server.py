@@ -11,14 +11,13 @@ one.
 
 import asyncio
 import errno
-import hashlib
 import logging
 import os
 import re
-import secrets
 import socket
 import stat
 import time
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -179,7 +178,7 @@ async def serving(directory: Path, resource_name: str, mapping: Mapped) -> Async
         KubeletUnavailable: The directory has just gone, or has no room.
     """
     prefix = _prefix(directory, resource_name)
-    path = directory / f"{prefix}{secrets.token_hex(4)}.sock"
+    path = directory / f"{prefix}{os.urandom(4).hex()}.sock"
     try:
         _remove_stale(directory, prefix)
         listening = _listen(path)
@@ -203,8 +202,7 @@ async def serving(directory: Path, resource_name: str, mapping: Mapped) -> Async
 
 def _prefix(directory: Path, resource_name: str) -> str:
     """What the socket names of a resource begin with: readable, and different for each resource."""
-    digest = hashlib.sha256(resource_name.encode()).hexdigest()[:8]
-    own = f"-{digest}-"
+    own = f"-{zlib.crc32(resource_name.encode()):08x}-"
     room = SOCKET_PATH_MAX - len(os.fsencode(directory / f"{own}{'0' * 8}.sock"))
     if room < 1:
         raise ConfigurationError(

@@ -8,10 +8,9 @@ and admits no other pod of the node while it waits), and what is wrong with one 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Generic, Protocol
 
-import anyio
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality
 from grpclib.const import Handler as MappedHandler
@@ -66,7 +65,8 @@ class Service(Generic[D]):
         self._hooks = hooks
         self._snapshots = snapshots
         self._options = options
-        self._streams: set[anyio.CancelScope] = set()
+        self._streams: set[asyncio.Task[object]] = set()
+        self._ending = False
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,13 +96,14 @@ class Service(Generic[D]):
 
     def end_streams(self) -> None:
         """Let each stream end with status OK."""
-        for scope in self._streams:
-            scope.cancel()
+        self._ending = True
+        for stream in self._streams:
+            stream.cancel()
 
     async def calls_done(self, within_s: float) -> None:
         """Return when no call is under way, or after ``within_s`` seconds."""
-        with anyio.move_on_after(within_s):
-            await self._idle.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), within_s)
 
     async def _answer(self, stream: RawStream, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._calls += 1
@@ -123,16 +124,21 @@ class Service(Generic[D]):
     async def _list_and_watch(self, stream: RawStream) -> None:
         self._log(logging.DEBUG, "list_and_watch")
         await _receive(stream)
-        with anyio.CancelScope() as scope:
-            self._streams.add(scope)
-            is_the_kubelets, self.stream_seen = not self.stream_seen, True
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        is_the_kubelets, self.stream_seen = not self.stream_seen, True
+        self._on_stream()
+        try:
+            await self._send_snapshots(stream)
+        except asyncio.CancelledError:
+            if not self._ending:  # it is the peer that went away
+                raise
+            task.uncancel()
+        finally:
+            self._streams.discard(task)
+            self.stream_ended |= is_the_kubelets
             self._on_stream()
-            try:
-                await self._send_snapshots(stream)
-            finally:
-                self._streams.discard(scope)
-                self.stream_ended |= is_the_kubelets
-                self._on_stream()
 
     async def _send_snapshots(self, stream: RawStream) -> None:
         self._log(logging.INFO, "list_and_watch.start")

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Generic
 
-import anyio
-
 from devplugin._cell import Latest
 from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY, KubeletDirectory
 from devplugin._session import Registration
@@ -109,7 +107,9 @@ class DevicePluginBase(ABC, Generic[D]):
         try:
             await asyncio.wait([enumerating, registered], return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            with anyio.CancelScope(shield=True):  # hooks may need until the last call what devices() tears down
+            from anyio import CancelScope  # noqa: PLC0415  (needed at the end only: no node pays for it)
+
+            with CancelScope(shield=True):  # hooks may need until the last call what devices() tears down
                 failures = [await _end(registered, None), await _end(enumerating, _TEAR_DOWN_WITHIN_S)]
             for failure in filter(None, failures):
                 raise failure

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import anyio
-
 from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY
 from devplugin.errors import ConfigurationError, DevicePluginError
 from devplugin.plugin import DevicePluginBase
@@ -70,24 +68,27 @@ def _set_logging_up() -> None:
 
 
 async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os.PathLike[str]) -> None:
-    loop = asyncio.get_running_loop()
-    async with anyio.create_task_group() as group:
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
+    signals: list[signal.Signals] = []
 
-        def stop(number: signal.Signals) -> None:
-            for each in _SIGNALS:  # the next one ends the process
-                loop.remove_signal_handler(each)
-                signal.signal(each, signal.SIG_DFL)
-            log.info("%s: stopping", number.name)
-            group.cancel_scope.cancel()
+    def stop(number: signal.Signals) -> None:
+        for each in _SIGNALS:  # the next one ends the process
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        log.info("%s: stopping", number.name)
+        signals.append(number)
+        main.cancel()
 
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, stop, number)
-        for plugin in plugins:
-            group.start_soon(_serve_one, plugin, kubelet_dir, name=plugin.resource_name)
-
-
-async def _serve_one(plugin: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str]) -> None:
-    await plugin.serve(kubelet_dir=kubelet_dir)
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for plugin in plugins:
+                group.create_task(plugin.serve(kubelet_dir=kubelet_dir), name=plugin.resource_name)
+    except asyncio.CancelledError:
+        if not signals:
+            raise
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
