@@ -24,17 +24,22 @@ numa_nodes = st.lists(st.just(0) | st.integers(0, INT64_MAX) | st.integers(0, 30
 permissions = st.sampled_from([letters for n in (1, 2, 3) for letters in map("".join, permutations("rwm", n))])
 mounts = st.builds(Mount, paths, paths, st.booleans())
 device_nodes = st.builds(DeviceNode, paths, paths, permissions)
-_vendors = st.from_regex(rf"[{ascii_letters}]([{ascii_letters}{digits}_.-]*[{ascii_letters}{digits}])?", fullmatch=True)
-_cdi_ids = st.from_regex(
-    rf"[{ascii_letters}{digits}]([{ascii_letters}{digits}_.:-]*[{ascii_letters}{digits}])?", fullmatch=True
+_letter, _alphanumeric = st.sampled_from(ascii_letters), st.sampled_from(ascii_letters + digits)
+_vendors = _letter | st.builds(
+    "{}{}{}".format, _letter, st.text(f"{ascii_letters}{digits}_.-", max_size=5), _alphanumeric
 )
-cdi_devices = st.builds("{}/{}={}".format, _vendors, _vendors, _cdi_ids)
+_cdi_names = _alphanumeric | st.builds(
+    "{}{}{}".format, _alphanumeric, st.text(f"{ascii_letters}{digits}_.:-", max_size=5), _alphanumeric
+)
+cdi_devices = st.builds("{}/{}={}".format, _vendors, _vendors, _cdi_names)
 allocations = st.builds(
     Allocation,
-    env=st.dictionaries(environment_names, texts, max_size=4),
-    mounts=st.lists(mounts, max_size=4, unique_by=lambda mount: mount.container_path),
-    device_nodes=st.lists(device_nodes, max_size=4, unique_by=lambda node: node.container_path),
-    annotations=st.dictionaries(names, texts, max_size=4),
-    cdi_devices=st.lists(cdi_devices, max_size=4),
+    env=st.dictionaries(environment_names, texts, max_size=3),
+    mounts=st.lists(mounts, max_size=3, unique_by=lambda mount: mount.container_path),
+    device_nodes=st.lists(device_nodes, max_size=3, unique_by=lambda node: node.container_path),
+    annotations=st.dictionaries(names, texts, max_size=3),
+    cdi_devices=st.lists(cdi_devices, max_size=3),
 )
+# As the kubelet sees them; what they grant is in `devices`.
+listed_devices = st.builds(Device, device_ids, health=st.sampled_from(Health), numa_nodes=numa_nodes)
 devices = st.builds(Device, device_ids, health=st.sampled_from(Health), numa_nodes=numa_nodes, grants=allocations)

@@ -22,7 +22,7 @@ from devplugin._wire import (
     encode_register,
 )
 from tests.support_protobuf import google, google_parse
-from tests.support_values import INT64_MAX, allocations, devices, names, numa_nodes
+from tests.support_values import INT64_MAX, allocations, listed_devices, names, numa_nodes
 
 any_texts = st.text(st.characters(codec="utf-8"), max_size=300)
 ids = st.lists(any_texts, max_size=5)
@@ -74,7 +74,7 @@ def generated_device(device: Device) -> pb.Device:
     return pb.Device(device.id, device.health.value, topology)
 
 
-@given(st.lists(devices, max_size=5))
+@given(st.lists(listed_devices, max_size=5))
 @example([Device("a", numa_nodes=[0])])
 @example([Device("a", numa_nodes=[0, 0, 1, 127, 128, INT64_MAX])])
 @example([Device("a" * 127), Device("a" * 128), Device("a" * 20_000)])
@@ -138,7 +138,7 @@ def generated_allocation(allocation: Allocation) -> pb.ContainerAllocateResponse
     )
 
 
-@given(st.lists(allocations, max_size=4))
+@given(st.lists(allocations, max_size=2))
 @example([])
 @example([Allocation()])
 @example([Allocation(env={"EMPTY": ""}, annotations={"empty": ""})])
