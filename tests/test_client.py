@@ -46,8 +46,9 @@ class Client:
 
 @asynccontextmanager
 async def client(*arguments: str | Path, program: tuple[str, ...] = MODULE) -> AsyncIterator[Client]:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *program, *map(str, arguments), stdout=-1, stderr=-1, cwd=ROOT
+        sys.executable, *program, *map(str, arguments), stdout=-1, stderr=-1, cwd=ROOT, env=buffered
     )
     try:
         yield Client(process)
