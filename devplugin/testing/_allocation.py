@@ -74,9 +74,7 @@ class Allocator:
     async def _ask_plugin(self, claimant: Claimant, resource: str, ids: set[str]) -> None:
         manager = self._manager
         try:
-            endpoint = manager.endpoints.get(resource)
-            if endpoint is None:
-                raise KubeletError(f"unknown Device Plugin {resource}")
+            endpoint = manager.endpoint_of(resource, missing=f"unknown Device Plugin {resource}")
             responses = await endpoint.running_client().allocate(self._shuffled(ids))
         except (KubeletError, RpcError):
             manager.allocated = manager.pod_devices.devices()
@@ -148,9 +146,7 @@ class Allocator:
 
     async def _preferred(self, resource: str, available: set[str], chosen: set[str], size: int) -> set[str]:
         """What the plugin would rather give, when it says that it has a wish (callGetPreferredAllocationIfAvailable)."""
-        endpoint = self._manager.endpoints.get(resource)
-        if endpoint is None:
-            raise KubeletError(f"endpoint not found in cache for a registered resource: {resource}")
+        endpoint = self._manager.endpoint_of(resource)
         if endpoint.options is None or not endpoint.options.get_preferred_allocation_available:
             return set()
         try:
@@ -178,9 +174,7 @@ class Allocator:
 
     async def _pre_start(self, claimant: Claimant, resource: str) -> None:
         """Call PreStartContainer when the plugin wants it (callPreStartContainerIfNeeded)."""
-        endpoint = self._manager.endpoints.get(resource)
-        if endpoint is None:
-            raise KubeletError(f"endpoint not found in cache for a registered resource: {resource}")
+        endpoint = self._manager.endpoint_of(resource)
         if endpoint.options is None or not endpoint.options.pre_start_required:
             return
         holding = self._manager.pod_devices.of_container(claimant.pod_uid, claimant.name).get(resource)

@@ -148,11 +148,9 @@ class PluginClient:
         """
         request = PreStartContainerRequest(devices_ids=list(ids))
         try:
-            with self._clock.move_on_after(PRE_START_TIMEOUT_S) as patience:
-                async with go_errors():
+            async with go_errors():
+                with self._clock.fail_after(PRE_START_TIMEOUT_S):
                     await self._stub.pre_start_container(request, timeout=PRE_START_TIMEOUT_S + _ROUNDED_OFF_S)
-            if patience.cancelled_caught:
-                raise RpcError("DeadlineExceeded", "context deadline exceeded")
         except RpcError as error:
             self._record("PreStartContainer", device_ids=ids, error=str(error))
             raise
@@ -176,7 +174,7 @@ class PluginClient:
         size: int = 0,
         error: str | None = None,
     ) -> None:
-        self._records.calls.append(
+        self._records.add(
             Call(
                 method=method,
                 resource=self.resource,

@@ -109,6 +109,18 @@ class Clock:
             finally:
                 timer.cancel()
 
+    @contextmanager
+    def fail_after(self, seconds: float) -> Iterator[None]:
+        """Cancel the block when the clock has moved by `seconds`.
+
+        Raises:
+            TimeoutError: That has happened.
+        """
+        with self.move_on_after(seconds) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise TimeoutError
+
     def _fire(self) -> None:
         while self._timers and self._timers[0][0] <= self.now():
             heapq.heappop(self._timers)[2]._run()  # noqa: SLF001 - the two are one thing in two parts

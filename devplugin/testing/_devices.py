@@ -169,7 +169,8 @@ class DeviceManager:
         )
         self.devices[client.resource] = {device.id: device for device in devices}
         self.forgotten.discard(client.resource)
-        self._records.snapshots.append(
+        self.save()
+        self._records.add(
             Snapshot(
                 resource=client.resource,
                 endpoint=client.socket.name,
@@ -178,8 +179,6 @@ class DeviceManager:
                 numa_nodes={device.id: nodes for device in devices if (nodes := numa_nodes(device))},
             )
         )
-        self.save()
-        self._changed()
 
     def _start_grace(self, resource: str) -> None:
         if resource in self._grace:
@@ -202,6 +201,16 @@ class DeviceManager:
     def healthy(self, resource: str) -> set[str] | None:
         """The healthy ids, or None when the resource is not known."""
         return self._books[resource].healthy if resource in self._books else None
+
+    def endpoint_of(self, resource: str, missing: str = "") -> Endpoint:
+        """The endpoint that calls for a resource go to.
+
+        Raises:
+            KubeletError: There is none; `missing` is the text where it is not the usual one.
+        """
+        if resource not in self.endpoints:
+            raise KubeletError(missing or f"endpoint not found in cache for a registered resource: {resource}")
+        return self.endpoints[resource]
 
     def is_device_plugin_resource(self, resource: str) -> bool:
         """Whether the device manager deals with a resource (isDevicePluginResource)."""

@@ -55,6 +55,9 @@ class _Servable(Protocol):
 class _Codec(CodecBase):
     __content_subtype__ = "proto"
 
+    def __init__(self, complaint: str) -> None:
+        self._complaint = complaint
+
     def encode(self, message: Any, message_type: Any) -> bytes:
         del message_type  # the message knows
         return bytes(message)
@@ -68,7 +71,7 @@ class _Codec(CodecBase):
         try:
             return message_type.parse(data)
         except Exception as error:
-            raise GRPCError(Status.INTERNAL, f"grpc: failed to unmarshal the received message: {error}") from error
+            raise GRPCError(Status.INTERNAL, f"grpc: {self._complaint}: {error}") from error
 
 
 class _Events(EventsProcessor):
@@ -119,7 +122,9 @@ class PluginChannel(Channel):
     _protocol: _Connection | None
 
     def __init__(self, path: Path, authority: str) -> None:
-        super().__init__(path=str(path), codec=_Codec(), config=_GO_CONFIGURATION)
+        super().__init__(
+            path=str(path), codec=_Codec("failed to unmarshal the received message"), config=_GO_CONFIGURATION
+        )
         self._authority = authority
         self.open = True
 
@@ -180,7 +185,7 @@ class GoServer(Server):
     """A gRPC server on a Unix socket whose connections are known."""
 
     def __init__(self, services: list[_Servable]) -> None:
-        super().__init__(services, codec=_Codec(), config=_GO_CONFIGURATION)
+        super().__init__(services, codec=_Codec("error unmarshalling request"), config=_GO_CONFIGURATION)
         self._connections: set[_Connection] = set()
         self._listener: asyncio.AbstractServer | None = None
 

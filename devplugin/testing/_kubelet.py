@@ -5,10 +5,9 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from devplugin.testing._clock import Clock
 from devplugin.testing._containers import Container
@@ -19,6 +18,9 @@ from devplugin.testing._registration import KUBELET_SOCKET
 from devplugin.testing._run import KubeletRun
 from devplugin.testing._runtime import Runtime
 from devplugin.testing._versions import behaviour_of
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 __all__ = ["FakeKubelet"]
 
@@ -60,7 +62,7 @@ class FakeKubelet:
         self._behaviour = behaviour_of(version)
         self._node = Node(self._behaviour, self.clock)
         self._rng = rng or random.Random()  # noqa: S311 - nothing is secret here
-        self._records = Records()
+        self._records = Records(self._node.look_around)
         self._one_at_a_time = anyio.Lock()
         self._tasks: TaskGroup | None = None
         self._runtime: Runtime | None = None
@@ -99,7 +101,7 @@ class FakeKubelet:
             self._runtime = Runtime(self._tasks)
             try:
                 await self.start()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - goes to the one who enters
                 entered.set_exception(error)
                 return
             entered.set_result(None)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from devplugin.testing._changes import Changes
 from devplugin.testing._clock import Clock
@@ -10,9 +11,11 @@ from devplugin.testing._containers import Container
 from devplugin.testing._poddevices import PodDevices
 from devplugin.testing._pods import Pod, RestartPolicy
 from devplugin.testing._records import Resource
-from devplugin.testing._run import KubeletRun
 from devplugin.testing._scheduler import NODE_NAME, why_not
 from devplugin.testing._versions import Behaviour
+
+if TYPE_CHECKING:
+    from devplugin.testing._run import KubeletRun
 
 __all__ = ["Node"]
 

@@ -54,6 +54,7 @@ class Pod:
         self.restart_policy = restart_policy
         self.has_init = bool(init)
         self.bound = False
+        self.admitted = False
         self.deleted = False
         self.failure: tuple[str, str] | None = None
         self.events: list[Event] = []
@@ -137,42 +138,48 @@ class Pod:
     @property
     def ready(self) -> str:
         """The READY column, such as ``1/1``."""
-        counted = [container for container in self.containers.values() if not container.is_init or container.is_sidecar]
-        return f"{sum(container.ready for container in counted)}/{len(counted)}"
+        return f"{sum(container.ready for container in self._lasting)}/{len(self._lasting)}"
 
     @property
     def status(self) -> str:
         """The STATUS column (``printPod`` in ``pkg/printers/internalversion/printers.go``)."""
-        if self.deleted and not self.is_over:
-            return "Terminating"
         if self.failure:
             return self.failure[0]
-        if not self.bound:
+        if self.deleted:
+            return "Terminating"
+        if not self.admitted:
             return "Pending"
-        done = 0
-        for container in self.init_containers:
+        initializing = self._init_status()
+        if initializing and not self._was_initialized:
+            return initializing
+        return self._app_status(initializing or self.phase)
+
+    @property
+    def _was_initialized(self) -> bool:
+        return any(container.created for container in self.app_containers)
+
+    def _init_status(self) -> str:
+        """What the init containers and sidecars are at, or nothing when they are done."""
+        for done, container in enumerate(self.init_containers):
             state = container.state
-            if container.is_sidecar and isinstance(state, Running):
-                done += 1
-                continue
             if isinstance(state, Terminated):
                 if state.exit_code:
                     return f"Init:{state.reason}"
-                done += 1
-                continue
-            if isinstance(state, Waiting) and state.reason != "PodInitializing":
+            elif isinstance(state, Waiting) and state.reason != "PodInitializing":
                 return f"Init:{state.reason}"
-            return f"Init:{done}/{len(self.init_containers)}"
-        return self._app_status()
+            elif not (container.is_sidecar and isinstance(state, Running)):
+                return f"Init:{done}/{len(self.init_containers)}"
+        return ""
 
-    def _app_status(self) -> str:
-        reason, failed, running = self.phase, "", False
+    def _app_status(self, reason: str) -> str:
+        """The reason of the first container that has one; `reason` when all of them run."""
+        failed, running = "", False
         for container in reversed(self.app_containers):
             state = container.state
             if isinstance(state, Running):
                 running = True
-                continue
-            reason = state.reason
+            else:
+                reason = state.reason
             if isinstance(state, Terminated) and state.exit_code:
                 failed = reason
         if reason == "Completed" and failed:
@@ -184,7 +191,14 @@ class Pod:
     @property
     def restarts(self) -> int:
         """The RESTARTS column, without its age."""
-        return sum(container.restart_count for container in self.containers.values() if not container.is_init)
+        initializing = bool(self._init_status()) and not self._was_initialized
+        counted = self.init_containers if initializing else self._lasting
+        return sum(container.restart_count for container in counted)
+
+    @property
+    def _lasting(self) -> list[ContainerStatus]:
+        """The containers that are there for the pod's life."""
+        return [container for container in self.containers.values() if not container.is_init or container.is_sidecar]
 
     @property
     def row(self) -> str:
@@ -199,10 +213,9 @@ class Pod:
         Raises:
             ConditionNotMet: The time is over, or the pod has failed for good.
         """
-        counted = [container for container in self.containers.values() if not container.is_init or container.is_sidecar]
 
         def reached() -> bool | None:
-            return True if self.is_over or all(container.ready for container in counted) else None
+            return self.is_over or all(container.ready for container in self._lasting) or None
 
         await self._until(reached, "Running and ready", timeout_s)
         if self.is_over:

@@ -1,6 +1,6 @@
 """What the fake kubelet writes down for tests to look at."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -100,11 +100,35 @@ class Resource:
     allocated: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
 class Records:
-    """Everything that has happened, oldest first."""
+    """Everything that has happened, oldest first.
 
-    registrations: list[Registration] = field(default_factory=list)
-    snapshots: list[Snapshot] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
+    Args:
+        changed: Called after each new entry.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.registrations: list[Registration] = []
+        self.snapshots: list[Snapshot] = []
+        self.calls: list[Call] = []
+        self.log: list[str] = []
+        self._changed = changed
+
+    def __repr__(self) -> str:
+        return (
+            f"<Records of {len(self.registrations)} registrations, {len(self.snapshots)} snapshots, "
+            f"{len(self.calls)} calls>"
+        )
+
+    def add(self, record: Registration | Snapshot | Call | str) -> None:
+        """Write something down; a text goes to the log."""
+        match record:
+            case Registration():
+                self.registrations.append(record)
+            case Snapshot():
+                self.snapshots.append(record)
+            case Call():
+                self.calls.append(record)
+            case _:
+                self.log.append(record)
+        self._changed()

@@ -6,7 +6,6 @@ whose end then goes unnoticed. Since 1.37 the socket counts too.
 """
 
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -40,14 +39,12 @@ class RegistrationServer(RegistrationBase):
         manager: DeviceManager,
         clock: Clock,
         records: Records,
-        changed: Callable[[], None],
         tasks: TaskGroup,
     ) -> None:
         self._directory = directory
         self._manager = manager
         self._clock = clock
         self._records = records
-        self._changed = changed
         self._tasks = tasks
         self._server = GoServer([self])
         self._books: dict[str, list[PluginClient]] = {}
@@ -99,6 +96,7 @@ class RegistrationServer(RegistrationBase):
 
     async def register(self, message: RegisterRequest) -> Empty:
         """Answer Register."""
+        self._records.add(f"Got registration request from device plugin with resource {message.resource_name}")
         error: str | None = None
         options: DevicePluginOptions | None = None
         try:
@@ -107,7 +105,7 @@ class RegistrationServer(RegistrationBase):
             error = str(refusal)
             raise GRPCError(Status.UNKNOWN, error) from refusal
         finally:
-            self._records.registrations.append(
+            self._records.add(
                 Registration(
                     resource=message.resource_name,
                     endpoint=message.endpoint,
@@ -121,7 +119,6 @@ class RegistrationServer(RegistrationBase):
                     and options.get_preferred_allocation_available,
                 )
             )
-            self._changed()
         return Empty()
 
     async def _register(self, request: RegisterRequest) -> DevicePluginOptions:
@@ -195,7 +192,7 @@ class RegistrationServer(RegistrationBase):
         try:
             await client.dial()
         except KubeletError as error:
-            self._records.log.append(f"Failed to dial device plugin with request {client.resource}: {error}")
+            self._records.add(f"Failed to dial device plugin with request {client.resource}: {error}")
             return
         endpoint = self._manager.connected(client, options)
         await self._follow(client)
@@ -212,7 +209,7 @@ class RegistrationServer(RegistrationBase):
                 self._manager.received(client, devices)
         except RpcError as error:
             ending = str(error)
-        self._records.log.append(f"ListAndWatch ended unexpectedly for device plugin {client.resource}: {ending}")
+        self._records.add(f"ListAndWatch ended unexpectedly for device plugin {client.resource}: {ending}")
 
     def _remember(self, client: PluginClient) -> None:
         known = self._books.get(client.resource, []) if self._behaviour.keyed_by_socket else []

@@ -45,7 +45,6 @@ class KubeletRun:
         self._behaviour = behaviour
         self._clock = clock
         self._records = records
-        self._changed = changed
         self._runtime = runtime
         self._bound = bound
         self.manager = DeviceManager(directory, behaviour, clock, records, changed, self._active)
@@ -75,7 +74,7 @@ class KubeletRun:
         """Serve until the tasks are cancelled; a start that fails is returned, so that no group wraps it."""
         async with anyio.create_task_group() as self._tasks:
             self._registration = RegistrationServer(
-                self._directory, self.manager, self._clock, self._records, self._changed, self._tasks
+                self._directory, self.manager, self._clock, self._records, self._tasks
             )
             try:
                 await self._registration.start()
@@ -140,6 +139,7 @@ class KubeletRun:
             self._reject(pod, *lacking)
             return
         assert self._tasks is not None
+        pod.admitted = True
         worker = PodWorker(pod, self._allocator, self._runtime, self._clock, self._behaviour)
         self._workers[pod.uid] = worker
         self._tasks.start_soon(worker.run, name=f"fake kubelet: pod {pod.name}")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import IO
 
 import anyio
@@ -83,6 +84,7 @@ class _Running:
         self._log = log
         self._exited = exited
         self._written = ""
+        self._over = False
 
     async def wait(self) -> None:
         """See the process end; when cancelled, kill it and all that it started."""
@@ -90,6 +92,7 @@ class _Running:
             status = await self._process.wait()
         finally:
             self.kill(137)
+            self._over = True
             with anyio.CancelScope(shield=True):
                 await self._process.wait()
             self._written = self.output()
@@ -98,10 +101,9 @@ class _Running:
 
     def kill(self, exit_code: int) -> None:
         del exit_code  # the process has its own
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
+        if not self._over:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def output(self) -> str:
         if self._log.closed:

@@ -146,7 +146,6 @@ class PodWorker:
     def _ended(self, container: ContainerStatus, exit_code: int) -> None:
         reason = "Completed" if exit_code == 0 else "Error"
         container.exited = container.state = Terminated(exit_code, reason, self._clock.now())
-        container.process = None
         self._pod.container_ended()
 
     def _fails(self, container: ContainerStatus, reason: str, message: str) -> None:

@@ -54,7 +54,6 @@ class GrpcioPlugin:
         self.pre_start: Callable[[list[str]], None] = lambda _: None
         self.hold: Mapping[str, asyncio.Event] = {}
         self.seen: list[tuple[str, Any]] = []
-        self.authorities: list[str] = []
         self.streams = 0
         self.stream_ended = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -74,7 +73,7 @@ class GrpcioPlugin:
         """Listen on the socket."""
         self._server = grpc.aio.server()
         unary = grpc.unary_unary_rpc_method_handler
-        handlers = {
+        handlers: dict[str, Any] = {
             "GetDevicePluginOptions": unary(self._get_options),
             "ListAndWatch": grpc.unary_stream_rpc_method_handler(self._list_and_watch),
             "Allocate": unary(self._allocate),
@@ -102,7 +101,8 @@ class GrpcioPlugin:
             options=None if isinstance(self.options, Refusal) else self.options,
         )
         async with grpc.aio.insecure_channel(f"unix://{self.directory / 'kubelet.sock'}") as channel:
-            await channel.unary_unary("/v1beta1.Registration/Register")(bytes(request), timeout=timeout_s)
+            call: Any = channel.unary_unary("/v1beta1.Registration/Register")
+            await call(bytes(request), timeout=timeout_s)
 
     async def send(self, *devices: pb.Device) -> None:
         """Send a new list to every stream."""
