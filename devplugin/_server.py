@@ -10,6 +10,7 @@ one.
 """
 
 import asyncio
+import binascii
 import errno
 import logging
 import os
@@ -17,7 +18,6 @@ import re
 import socket
 import stat
 import time
-import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -202,7 +202,7 @@ async def serving(directory: Path, resource_name: str, mapping: Mapped) -> Async
 
 def _prefix(directory: Path, resource_name: str) -> str:
     """What the socket names of a resource begin with: readable, and different for each resource."""
-    own = f"-{zlib.crc32(resource_name.encode()):08x}-"
+    own = f"-{binascii.crc32(resource_name.encode()):08x}-"
     room = SOCKET_PATH_MAX - len(os.fsencode(directory / f"{own}{'0' * 8}.sock"))
     if room < 1:
         raise ConfigurationError(

@@ -18,13 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from asyncinotify import Event, Inotify, Mask, Watch
+from devplugin._inotify import Change, Inotify
 
 log = logging.getLogger("devplugin.watch")
 
 _SAFETY_NET_S = 5.0
 _POLL_S = 1.0
-_MASK = Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 
 
 class Wakeups:
@@ -60,7 +59,7 @@ class _Hub:
         self._loop = asyncio.get_running_loop()
         self._readers: list[Wakeups] = []
         self._inotify: Inotify | None = None
-        self._watches: dict[Path, Watch] = {}
+        self._watches: dict[Path, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, reader: Wakeups) -> None:
@@ -78,7 +77,7 @@ class _Hub:
 
     def _open(self) -> None:
         try:
-            self._inotify = Inotify(sync_timeout=0)
+            self._inotify = Inotify()
         except OSError as error:
             self._poll_instead(error)
         else:
@@ -113,7 +112,7 @@ class _Hub:
     def _watch(self, path: Path) -> bool:
         assert self._inotify is not None
         try:
-            self._watches[path] = self._inotify.add_watch(path, _MASK)
+            self._watches[path] = self._inotify.add_watch(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
@@ -132,20 +131,19 @@ class _Hub:
 
     def _read(self) -> None:
         assert self._inotify is not None
-        for event in list(self._inotify):
-            self._handle(event)
+        for change in self._inotify.read():
+            self._handle(change)
 
-    def _handle(self, event: Event) -> None:
-        if event.watch is None or event.name is None:  # the queue was full, or a watched directory itself has gone
+    def _handle(self, change: Change) -> None:
+        if not change.name:  # the queue was full, or a watched directory itself has gone
             self._look_everywhere()
             return
-        name = event.name.name
         for reader in self._readers:
-            if event.watch is self._watches.get(reader.directory):
-                if name in reader.names:
+            if change.wd == self._watches.get(reader.directory):
+                if change.name in reader.names:
                     reader.wake()
             elif any(
-                event.watch is self._watches.get(parent) and name == child.name
+                change.wd == self._watches.get(parent) and change.name == child.name
                 for child, parent in pairwise([reader.directory, *reader.directory.parents])
             ):
                 self._arm(reader.directory)

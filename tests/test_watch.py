@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from asyncinotify import Inotify
 
 from devplugin import _watch
+from devplugin._inotify import Inotify
 from devplugin._watch import Wakeups, watching
 from tests.conftest import eventually
 
@@ -90,7 +90,7 @@ async def test_without_inotify_it_looks_every_second(
     """Where no instance is left, looking in intervals does instead, and that is said."""
     monkeypatch.setattr(_watch, "_POLL_S", 0.01)
 
-    def no_instance(**_: object) -> Inotify:
+    def no_instance() -> Inotify:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(_watch, "Inotify", no_instance)

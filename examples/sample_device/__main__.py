@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 from devplugin import Allocation, Device, DevicePluginBase, run
 
@@ -15,7 +16,8 @@ class SampleDevices(DevicePluginBase):
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(prog="sample_device", description=__doc__)
+    help_format = partial(argparse.HelpFormatter, width=100)  # else argparse imports shutil: 0.4 MiB on every node
+    options = argparse.ArgumentParser(prog="sample_device", description=__doc__, formatter_class=help_format)
     options.add_argument(
         "--kubelet-dir", metavar="DIR", default="/var/lib/kubelet/device-plugins", help="where kubelet.sock is"
     )
