@@ -59,6 +59,15 @@ def test_a_page_can_be_followed(page: str, tmp_path: Path, mypy_cache: Path) -> 
     check_types(tmp_path, mypy_cache)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_code_fits_the_page(page: str) -> None:
+    """A reader need not scroll sideways to read code."""
+    lines = [
+        line for block in blocks_of(text_of(page)) if block.language == "python" for line in block.text.splitlines()
+    ]
+    assert [line for line in lines if len(line) > 88] == []
+
+
 PYTHON = "```python\n{}\n```\n"
 CONSOLE = "```console\n{}\n```\n"
 FILE = "```{{code-block}} python\n:caption: {}\n\n{}\n```\n"
