@@ -1,6 +1,5 @@
 """The node's components: their configuration, their processes, and their start in the order that they need."""
 
-import os
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
@@ -130,7 +129,6 @@ class Components:
     def up(self) -> None:
         """Start everything, to a node that is Ready; the end of the namespaces ends it."""
         self._configure()
-        os.environ["PATH"] = f"{self._programs}:{os.environ['PATH']}"
         with timed("certificates"):
             pki.write(self._state / "pki", node=NODE, address=ADDRESS)
         with timed("containerd, etcd, kube-apiserver"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import cgroups
+from .paths import cache
 
 NODE = "node1"
 ADDRESS = "10.77.0.1"
@@ -44,6 +45,7 @@ def prepare(state: Path) -> None:
     _mounts(state)
     _control_groups()
     _network()
+    os.environ["PATH"] = f"{cache() / 'bin'}:{os.environ['PATH']}"
     os.environ["TMPDIR"] = str(state / "tmp")
     os.environ["HOME"] = str(state / "root")
 

@@ -1,6 +1,5 @@
 """What a step of the play works with: the cluster, the plugins that it starts, and the page that it writes."""
 
-import contextlib
 import os
 import re
 import subprocess
@@ -129,13 +128,15 @@ class Lab:
         return plugin
 
     def clear(self) -> None:
-        """Remove every pod, and end every plugin that a step left, until the node knows that its devices are gone."""
+        """Remove what a step left: pods, plugins; see that the node has a kubelet.sock, and knows of no device."""
         self.shell("kubectl delete daemonsets,pods --all --now")
         self.until("the pods to go", lambda: self.shell("kubectl get pods --no-headers"), lambda pods: not pods)
         for plugin in self._plugins:
             if plugin.alive:
                 plugin.kill()
         self._plugins.clear()
+        if not KUBELET_SOCKET.exists():
+            self.restart_kubelet()
         self.until("the devices to go", self.count, lambda count: not count.allocatable)
 
     # Conditions
@@ -202,16 +203,11 @@ class Lab:
 
     def restart_kubelet(self) -> float:
         """Restart the kubelet; give the time (as `time.time()`) at which its new socket was there."""
-        before = KUBELET_SOCKET.stat().st_ino if KUBELET_SOCKET.exists() else None
+        before = _identity()
         self.components.stop_kubelet()
         self.components.start_kubelet()
-
-        def made_again() -> bool:
-            with contextlib.suppress(FileNotFoundError):
-                return KUBELET_SOCKET.stat().st_ino != before
-            return False
-
-        until("kubelet.sock to be made again", made_again, timeout_s=60, every_s=0.005)
+        made = "kubelet.sock to be made again"
+        until(made, _identity, lambda now: now not in {None, before}, timeout_s=60, every_s=0.005)
         return time.time()
 
     def keep_evidence(self, folder: Path) -> None:
@@ -230,3 +226,12 @@ class Lab:
                 (folder / name).write_text(self.shell(command))
             except FailedError as failed:
                 (folder / name).write_text(f"{failed}\n")
+
+
+def _identity() -> tuple[int, int] | None:
+    """What tells one kubelet.sock from the next: file systems give the number of an inode that has gone to the next one."""
+    try:
+        seen = KUBELET_SOCKET.stat()
+    except FileNotFoundError:
+        return None
+    return seen.st_ino, seen.st_ctime_ns

@@ -1,4 +1,4 @@
-"""OCI images made of folders: one layer each, and a folder that a registry can serve as it is."""
+"""OCI images made of folders, each in a folder that a registry can serve as it is."""
 
 import hashlib
 import io
@@ -14,31 +14,31 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 EPOCH = "1970-01-01T00:00:00Z"  # the same content gives the same digest
 
 
-def write(target: Path, root: Path, *, entrypoint: Sequence[str], **config: object) -> None:
-    """Write the image of the folder `root`: blobs named by their digests, and `manifest`.
+def write(target: Path, layers: Sequence[bytes], *, entrypoint: Sequence[str], **config: object) -> None:
+    """Write the image of the layers: blobs named by their digests, and `manifest`.
 
     Args:
         target: The folder to make.
-        root: What the container's root will hold; everything belongs to root there.
+        layers: What `layer` gives, the lowest first.
         entrypoint: The command.
         config: More of the image's configuration, by the names of the OCI specification (`User`, `StopSignal`, …).
     """
     target.mkdir()
-    layer = _blob(target, _tar(root))
+    blobs = [_blob(target, content) for content in layers]
     environment = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
     description = {
         "architecture": "amd64",
         "os": "linux",
         "created": EPOCH,
         "config": {"Env": environment, "Entrypoint": list(entrypoint), **config},
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "rootfs": {"type": "layers", "diff_ids": [blob["digest"] for blob in blobs]},
         "history": [{"created": EPOCH}],
     }
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": CONFIG, **_blob(target, _json(description))},
-        "layers": [{"mediaType": LAYER, **layer}],
+        "layers": [{"mediaType": LAYER, **blob} for blob in blobs],
     }
     (target / "manifest").write_bytes(_json(manifest))
 
@@ -53,7 +53,9 @@ def _blob(target: Path, content: bytes) -> Mapping[str, Any]:
     return {"digest": digest, "size": len(content)}
 
 
-def _tar(root: Path) -> bytes:
+def layer(root: Path) -> bytes:
+    """The folder as a layer; everything belongs to root there."""
+
     def owned_by_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid = info.gid = info.mtime = 0
         info.uname = info.gname = ""

@@ -80,7 +80,8 @@ def _inside(state: Path, groups: Sequence[Path], arguments: Sequence[str]) -> in
     # Killed with -9, this process takes unshare along, and unshare the node's first process: the whole node.
     command = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", join, "join", *map(str, groups), "--", *unshare, *inner]
     # In a session of its own, so that Ctrl-C reaches this process only, and the order of the end is ours.
-    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    environment = os.environ | {"DEVPLUGIN_CLUSTER": str(cache())}  # the node has a HOME of its own
+    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, env=environment)
     try:
         return child.wait()
     finally:

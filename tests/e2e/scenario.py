@@ -1,10 +1,11 @@
 """The scenario: a plugin, a pod with two devices, one that asks for too many, the plugin away, a client."""
 
+import re
 import sys
 import time
 
 from .errors import FailedError, expect
-from .lab import PLUGINS, Count, Lab, Row
+from .lab import Count, Lab, Row
 from .paths import ROOT
 from .waiting import until
 
@@ -146,19 +147,23 @@ def long_absence(lab: Lab) -> str:
 
 
 def side_client(lab: Lab) -> str:
-    """The side client, connected as the kubelet would, prints every device."""
-    lab.start_sample()
-    lab.page.text("The client on the side lists and watches a plugin's socket as the kubelet does:")
-    sockets = [path for path in PLUGINS.iterdir() if path.name.startswith("sample-device")]
-    expect(len(sockets) == 1, f"sockets of the sample: {sockets}, expected one")
-    client = lab.start_plugin("-m", "examples.sample_device.client", str(sockets[0]))
-    until("the client to print the devices", client.log.read_text, _four_devices, timeout_s=20)
-    lab.page.command("python -m examples.sample_device.client SOCKET", client.log.read_text())
-    return client.log.read_text().strip().replace("\n", "; ")[:60]
+    """The side client, connected as the kubelet would, prints every device, and ends with the plugin."""
+    plugin = lab.start_sample()
+    lab.page.text(
+        "The client on the side lists and watches a plugin's socket as the kubelet does. Here the plugin was stopped after "
+        "a moment:"
+    )
+    client = lab.start_plugin("-m", "examples.sample_device.client")
+    until("the client to print four devices", client.log.read_text, _four_devices, timeout_s=20)
+    lab.until_count(Count(4, 4))  # the kubelet's own stream goes on
+    plugin.stop()
+    lab.until("the client to end with the plugin", lambda: client.alive, lambda alive: not alive, timeout_s=20)
+    lab.page.command("python -m examples.sample_device.client", client.log.read_text())
+    return "four healthy devices, printed beside the kubelet's own stream"
 
 
 def _four_devices(text: str) -> bool:
-    return all(f"{number}" in text for number in range(1, 5)) and "Healthy" in text
+    return re.findall(r"^ +(\S+) +Healthy$", text, re.MULTILINE) == ["1", "2", "3", "4"]
 
 
 def _both_in_turns(lab: Lab) -> None:
