@@ -6,7 +6,7 @@ PY := $(BIN)/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fix demo docs proto clean
+.PHONY: help test check fix endurance demo docs proto clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,9 @@ check: $(READY) ## everything that must hold before a commit
 fix: $(READY) ## format, and mend what can be mended by itself
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
+
+endurance: $(READY) ## a thousand kubelet restarts, two hundred kills: minutes
+	@$(PY) -m pytest -m endurance tests/test_endurance.py
 
 demo: $(READY) ## play the whole scenario with the sample plugin on an embedded kubelet
 	@$(PY) -m examples.sample_device.demo
