@@ -47,7 +47,7 @@ class Allocator:
         reusable = self._reusable.get(claimant.pod_uid, {})
         self._reusable = {claimant.pod_uid: reusable}
         await self._allocate_container(claimant, reusable)
-        keeps = not claimant.is_init or (claimant.is_sidecar and self._manager.behaviour.knows_sidecars)
+        keeps = not claimant.is_init or claimant.is_sidecar
         for resource, holding in self._manager.pod_devices.of_container(claimant.pod_uid, claimant.name).items():
             known = reusable.setdefault(resource, set())
             if keeps:

@@ -135,11 +135,8 @@ class DeviceManager:
                 self.stopped(endpoint)
                 self.mark_unhealthy(resource)
             return
-        sockets = self._by_socket.get(resource, {})
-        endpoint = sockets.pop(socket, None)
-        if endpoint is None:
-            return
-        self.stopped(endpoint)
+        sockets = self._by_socket[resource]
+        self.stopped(sockets.pop(socket))
         if sockets:
             self.endpoints[resource] = next(iter(sockets.values()))
         else:

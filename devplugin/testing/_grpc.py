@@ -275,4 +275,4 @@ def _go_status(error: Exception) -> tuple[str, str]:
         case TimeoutError():
             return "DeadlineExceeded", "context deadline exceeded"
         case _:  # grpclib asserts that the peer keeps to the protocol
-            return "Internal", "server closed the stream without sending trailers"
+            return "Internal", "cardinality violation: received no response message from non-server-streaming RPC"

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -101,13 +101,16 @@ class FakeKubelet:
             self._runtime = Runtime(self._tasks)
             try:
                 await self.start()
+                if not entered.done():  # who enters may have been cancelled
+                    entered.set_result(None)
+                await leave.wait()
             except Exception as error:  # noqa: BLE001 - goes to the one who enters
                 entered.set_exception(error)
-                return
-            entered.set_result(None)
-            await leave.wait()
-            await self.stop()
-            self._tasks.cancel_scope.cancel()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.stop()
+                self._tasks.cancel_scope.cancel()
+        self._tasks = None
 
     # The kubelet's life ---------------------------------------------------------------------------------------------
 
@@ -301,7 +304,7 @@ class FakeKubelet:
         limits: Mapping[str, int] | None = None,
         *,
         containers: Iterable[Container] = (),
-        init_containers: Iterable[Container] = (),
+        init_containers: Sequence[Container] = (),
         restart_policy: RestartPolicy = "Always",
         bound: bool = False,
     ) -> Pod:
@@ -316,11 +319,17 @@ class FakeKubelet:
             bound: Bypass the scheduler: the pod is on the node, whether it fits or not.
 
         Raises:
-            ValueError: The name is taken, or both or neither of `limits` and `containers` are given.
+            ValueError: The name is taken; both or neither of `limits` and `containers` are given; or this version knows no
+                sidecars.
         """
         specs = list(containers)
+        sidecars = [init.name for init in init_containers if init.restarts]
+        if sidecars and not self._behaviour.knows_sidecars:
+            raise ValueError(
+                f"Kubernetes {self.version} knows no init container that restarts: {', '.join(map(repr, sidecars))}"
+            )
         if (limits is None) == (not specs):
             raise ValueError("Say either the limits of the one container, or the containers")
         if limits is not None:
             specs = [Container("main", limits)]
-        return self._node.create(name, specs, list(init_containers), restart_policy, bound=bound)
+        return self._node.create(name, specs, init_containers, restart_policy, bound=bound)

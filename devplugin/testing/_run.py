@@ -61,8 +61,8 @@ class KubeletRun:
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Start, serve until `stop`, and leave nothing behind but files."""
         try:
-            self.manager.load()
             with self._admissions, self._admitted:
+                self.manager.load()
                 failure = await self._serve(task_status)
         finally:
             self.manager.close()
@@ -79,8 +79,8 @@ class KubeletRun:
             try:
                 await self._registration.start()
                 task_status.started()
-                async for pod in self._admitted:
-                    await self._admit(pod)
+                while True:
+                    await self._admit(await self._admitted.receive())
             except (OSError, ValueError) as error:
                 return error
             finally:

@@ -43,7 +43,7 @@ class Behaviour:
     """The NUMA node under which the checkpoint files devices without topology."""
 
     knows_sidecars: bool = True
-    """An init container that restarts keeps its devices (since 1.28)."""
+    """There are init containers that restart and keep their devices (since 1.28)."""
 
     wakes_when_backoff_ends: bool = True
     """A container in CrashLoopBackOff is tried again when that ends (since 1.35). Before, every 10 s."""

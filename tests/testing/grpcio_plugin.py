@@ -118,7 +118,7 @@ class GrpcioPlugin:
             self._changed.notify_all()
 
     async def _get_options(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
-        self.seen.append(("GetDevicePluginOptions", pb.Empty.parse(request)))
+        await self._saw("GetDevicePluginOptions", pb.Empty.parse(request))
         await self._held("GetDevicePluginOptions")
         if isinstance(self.options, Refusal):
             await context.abort(self.options.code, str(self.options))
@@ -128,7 +128,7 @@ class GrpcioPlugin:
     async def _list_and_watch(
         self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]"
     ) -> AsyncIterator[bytes]:
-        self.seen.append(("ListAndWatch", pb.Empty.parse(request)))
+        await self._saw("ListAndWatch", pb.Empty.parse(request))
         self.streams += 1
         try:
             await self._held("ListAndWatch")
@@ -148,7 +148,7 @@ class GrpcioPlugin:
 
     async def _allocate(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         ids = pb.AllocateRequest.parse(request).container_requests[0].devices_ids
-        self.seen.append(("Allocate", ids))
+        await self._saw("Allocate", ids)
         await self._held("Allocate")
         try:
             answer = self.allocate(ids)
@@ -158,7 +158,7 @@ class GrpcioPlugin:
 
     async def _prefer(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         asked = pb.PreferredAllocationRequest.parse(request).container_requests[0]
-        self.seen.append(("GetPreferredAllocation", asked))
+        await self._saw("GetPreferredAllocation", asked)
         try:
             ids = self.prefer(asked)
         except Refusal as refusal:
@@ -168,7 +168,7 @@ class GrpcioPlugin:
 
     async def _pre_start(self, request: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         ids = pb.PreStartContainerRequest.parse(request).devices_ids
-        self.seen.append(("PreStartContainer", (sorted(ids), context.time_remaining())))
+        await self._saw("PreStartContainer", (sorted(ids), context.time_remaining()))
         await self._held("PreStartContainer")
         try:
             self.pre_start(ids)
@@ -179,6 +179,16 @@ class GrpcioPlugin:
     async def _held(self, method: str) -> None:
         if method in self.hold:
             await self.hold[method].wait()
+
+    async def called(self, method: str) -> None:
+        """Wait until a method has been called."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.asked(method))
+
+    async def _saw(self, method: str, what: Any) -> None:
+        async with self._changed:
+            self.seen.append((method, what))
+            self._changed.notify_all()
 
     def asked(self, method: str) -> list[Any]:
         """What the calls of a method brought."""

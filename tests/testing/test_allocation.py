@@ -10,6 +10,8 @@ import pytest_asyncio
 
 from devplugin._proto import v1beta1 as pb
 from devplugin.testing import Call, Container, DeviceSpec, FakeKubelet, Mount, Pod
+from devplugin.testing._allocation import Allocator
+from devplugin.testing._client import KubeletError
 from tests.testing.conftest import Serve
 from tests.testing.grpcio_plugin import RESOURCE, GrpcioPlugin, Refusal, device, healthy, sample_answer
 
@@ -179,6 +181,20 @@ async def test_a_plugin_that_hangs_holds_up_all(kubelet: FakeKubelet, plugin: Gr
     plugin.hold["Allocate"].set()
     await first.running()
     await second.running()
+
+
+async def test_deleted_before_its_turn(kubelet: FakeKubelet, plugin: GrpcioPlugin) -> None:
+    """A pod that is deleted while it waits for admission is not looked at any more."""
+    plugin.hold = {"Allocate": asyncio.Event()}
+    first, second = kubelet.create_pod("first", {RESOURCE: 1}), kubelet.create_pod("second", {RESOURCE: 1})
+    third = kubelet.create_pod("third", {})
+    await plugin.called("Allocate")
+    second.delete()
+    plugin.hold["Allocate"].set()
+    await first.running()
+    await third.running()
+    assert len(plugin.asked("Allocate")) == 1
+    assert second.containers["main"].reason == "ContainerCreating"
 
 
 async def test_devices_of_finished_pods_are_free(kubelet: FakeKubelet, plugin: GrpcioPlugin) -> None:
@@ -351,3 +367,83 @@ async def test_before_a_start_without_the_plugin(kubelet: FakeKubelet, preparing
     assert pod.events[-1].message == (
         f"Error: device plugin PreStartContainer rpc failed with err: endpoint &{{{RESOURCE}}} has been stopped"
     )
+
+
+# What only a kubelet that comes back late can meet --------------------------------------------------------------------
+
+
+def allocator_of(kubelet: FakeKubelet) -> Allocator:
+    """The part of the running kubelet that gives devices away."""
+    run = kubelet._node.run
+    assert run is not None
+    return run._allocator
+
+
+async def test_its_own_devices_fell_ill(kubelet: FakeKubelet, plugin: GrpcioPlugin) -> None:
+    """A container that must be admitted again is refused when its own devices are not healthy any more."""
+    pod = await kubelet.create_pod("demo", {RESOURCE: 1}).running()
+    await plugin.send(*healthy("new"))
+    await kubelet.allocatable(RESOURCE, 1)
+    with pytest.raises(KubeletError) as caught:
+        await allocator_of(kubelet).allocate(pod.containers["main"])
+    assert str(caught.value) == (
+        f"previously allocated devices are no longer healthy; cannot allocate unhealthy devices {RESOURCE}"
+    )
+
+
+async def test_it_wants_another_number(kubelet: FakeKubelet, plugin: GrpcioPlugin) -> None:
+    """A container whose limit is not what it was is refused."""
+    pod = await kubelet.create_pod("demo", {RESOURCE: 1}).running()
+    pod.containers["main"].spec = Container("main", {RESOURCE: 2})
+    with pytest.raises(KubeletError) as caught:
+        await allocator_of(kubelet).allocate(pod.containers["main"])
+    assert str(caught.value) == (
+        f'pod "{pod.uid}" container "main" changed request for resource "{RESOURCE}" from 1 to 2'
+    )
+
+
+async def test_the_endpoint_went_during_admission(kubelet: FakeKubelet, choosy: GrpcioPlugin) -> None:
+    """A resource may be forgotten between two looks at it; each place has its own words."""
+    pod = kubelet.create_pod("demo", {RESOURCE: 1}, bound=True)
+    run = kubelet._node.run
+    assert run is not None
+    del run.manager.endpoints[RESOURCE]
+    assert await refusal_of(pod) == f"endpoint not found in cache for a registered resource: {RESOURCE}"
+    with pytest.raises(KubeletError, match=f"^unknown Device Plugin {RESOURCE}$"):
+        await allocator_of(kubelet)._ask_plugin(pod.containers["main"], RESOURCE, {"1"})
+
+
+async def test_started_without_devices(kubelet: FakeKubelet, plugins: Serve) -> None:
+    """A resource that appears after admission is allocated at the next start, or missed by PreStartContainer."""
+    pod = await kubelet.create_pod("demo", {RESOURCE: 1}, bound=True).running()
+    plugin = await plugins()
+    await plugin.register()
+    await kubelet.allocatable(RESOURCE, 4)
+    pod.stop_container()
+    await kubelet.until(lambda: pod.restarts == 1, "The restart")
+    assert len(pod.device_ids(RESOURCE)) == 1
+    plugin.options = pb.DevicePluginOptions(pre_start_required=True)
+    other = await kubelet.create_pod("other", {"other/one": 1}, bound=True).running()
+    await plugin.register("other/one")
+    await kubelet.allocatable("other/one", 4)
+    other.stop_container()
+    await other.shows("CreateContainerConfigError")
+    assert other.events[-1].message == (
+        f"Error: no devices found allocated in local cache for pod {other.uid}, container main, resource other/one"
+    )
+
+
+async def test_started_without_devices_and_refused(kubelet: FakeKubelet, plugins: Serve) -> None:
+    """What is allocated at a start can be refused by the plugin: the event has the plugin's words alone."""
+    pod = await kubelet.create_pod("demo", {RESOURCE: 1}, bound=True).running()
+    plugin = await plugins()
+
+    def refuse(_: list[str]) -> pb.ContainerAllocateResponse:
+        raise Refusal(grpc.StatusCode.INTERNAL, "not you")
+
+    plugin.allocate = refuse
+    await plugin.register()
+    await kubelet.allocatable(RESOURCE, 4)
+    pod.stop_container()
+    await pod.shows("CreateContainerConfigError")
+    assert pod.events[-1].message == "Error: not you"

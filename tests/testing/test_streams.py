@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from grpclib.const import Cardinality, Handler
+from grpclib.server import Server
 
 from devplugin._proto import v1beta1 as pb
 from devplugin.testing import ConditionNotMet, FakeKubelet, Resource
@@ -216,6 +219,9 @@ async def test_one_path_twice(directory: Path, plugins: Serve) -> None:
         await kubelet.until(lambda: "ended" in kubelet.log[-1], "The end of the stream")
         await counts(kubelet, 4, 4)
         assert "already connected" in await refused(plugin.register)
+        await plugin.stop()
+        pod = await kubelet.create_pod("late", {RESOURCE: 1}).failed()
+        assert "due to rpc error: code = Unavailable desc = " in pod.message
 
 
 async def test_another_path_of_another_resource(directory: Path, plugins: Serve) -> None:
@@ -291,3 +297,47 @@ async def test_any_condition(kubelet: FakeKubelet) -> None:
         ConditionNotMet, match=r"^The moon did not come true\. <FakeKubelet 1\.36 running in .*Log: empty$"
     ):
         await kubelet.until(lambda: False, "The moon", timeout_s=0)
+
+
+# Peers that break the protocol ----------------------------------------------------------------------------------------
+
+
+class NoAnswers:
+    """A plugin whose Allocate ends well without a message, which gRPC forbids for all but streams."""
+
+    def __mapping__(self) -> dict[str, Handler]:
+        async def options(stream: Any) -> None:
+            await stream.recv_message()
+            await stream.send_message(pb.DevicePluginOptions())
+
+        async def watch(stream: Any) -> None:
+            await stream.recv_message()
+            await stream.send_message(pb.ListAndWatchResponse(devices=healthy("1")))
+            await asyncio.Event().wait()
+
+        async def nothing(stream: Any) -> None:
+            await stream.recv_message()
+
+        calls = [
+            ("GetDevicePluginOptions", options, pb.DevicePluginOptions),
+            ("ListAndWatch", watch, pb.ListAndWatchResponse),
+            ("Allocate", nothing, pb.AllocateResponse),
+        ]
+        return {
+            f"/v1beta1.DevicePlugin/{name}": Handler(call, Cardinality.UNARY_STREAM, pb.Empty, answer)
+            for name, call, answer in calls
+        }
+
+
+async def test_an_answer_that_is_none(kubelet: FakeKubelet, directory: Path) -> None:
+    """What is no answer is an error, as in Go."""
+    server = Server([NoAnswers()])
+    await server.start(path=str(directory / "odd.sock"))
+    try:
+        await GrpcioPlugin(directory, "odd.sock").register()
+        await counts(kubelet, 1, 1)
+        pod = await kubelet.create_pod("demo", {RESOURCE: 1}).failed()
+        assert "due to rpc error: code = Internal desc = cardinality violation: received no response" in pod.message
+    finally:
+        await kubelet.stop()
+        server.close()
