@@ -39,18 +39,26 @@ def program(version: str) -> Path:
     return built(version)
 
 
+CLASSIC = """
+    mkdir -p /var/lib/kubelet/device-plugins && mount --bind "$1" /var/lib/kubelet/device-plugins &&
+    PLUGIN_SOCK_DIR=/var/lib/kubelet/device-plugins exec "$2"
+"""
+# The file DEPRECATION, which kubelets of old made, keeps the sample from registering by itself.
+WATCHED = """
+    mkdir -p /var/lib/kubelet/device-plugins && touch /var/lib/kubelet/device-plugins/DEPRECATION &&
+    mkdir /var/lib/kubelet/plugins_registry && mount --bind "$1" /var/lib/kubelet/plugins_registry &&
+    PLUGIN_SOCK_DIR=/var/lib/kubelet/plugins_registry exec "$2"
+"""
+
+
 @contextlib.asynccontextmanager
-async def sample(directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def sample(directory: Path, script: str = CLASSIC) -> AsyncIterator[asyncio.subprocess.Process]:
     """Kubernetes' sample plugin. Its paths are the standard ones, so it has a mount namespace of its own."""
-    script = """
-        mount -t tmpfs private /var/lib && mkdir -p /var/lib/kubelet/device-plugins &&
-        mount --bind "$1" /var/lib/kubelet/device-plugins && exec "$2"
-    """
     unshare = [shutil.which("unshare") or "unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    script = f"mount -t tmpfs private /var/lib && {script}"
     process = await asyncio.create_subprocess_exec(
-        *unshare, "sh", "-c", script, "sh", directory, built(SAMPLE),
-        env={**os.environ, "PLUGIN_SOCK_DIR": "/var/lib/kubelet/device-plugins"}, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        *unshare, "sh", "-c", script, "sh", directory, built(SAMPLE), stderr=asyncio.subprocess.DEVNULL
+    )
     try:
         yield process
     finally:
@@ -273,6 +281,20 @@ async def test_the_pod_resources_api_is_served(program: Path, directory: Path) -
         async with grpc.aio.insecure_channel(f"unix://{socket}") as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/v1.PodResourcesLister/List")
             assert await call(b"", timeout=10) == b""
+
+
+@pytest.mark.asyncio
+async def test_the_plugin_watcher_finds_a_socket(program: Path, directory: Path) -> None:
+    """A plugin in plugins_registry is found, and lost when its socket goes."""
+    registry = directory / "plugins_registry"
+    registry.mkdir()
+    async with (
+        DeviceManager(program, directory, plugins_registry=registry) as kubelet,
+        sample(registry, WATCHED) as process,
+    ):
+        await kubelet.until_allocatable(RESOURCE, 2)
+        process.send_signal(signal.SIGTERM)
+        await kubelet.until_allocatable(RESOURCE, 0, capacity=2)
 
 
 @pytest.mark.asyncio
