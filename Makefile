@@ -11,16 +11,30 @@ READY := $(VENV)/.ready
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
+there_is_python = command -v $(PYTHON) >/dev/null || { \
+	echo "There is no $(PYTHON) here. Name another one: make PYTHON=python3.13 …" >&2; exit 1; }
+
 $(READY): pyproject.toml
+	@$(there_is_python)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "devplugin needs Python 3.11 or later; this is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=python3.13 …" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "This Python has no venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV) (once)"
+	@echo "Setting up $(VENV) (once; it takes a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
+
+ifneq ($(origin PYTHON),file)
+# Somebody asks for an interpreter: what is there may be another one's.
+$(READY): | same-python
+.PHONY: same-python
+same-python:
+	@$(there_is_python)
+	@[ ! -e $(READY) ] || [ "$$($(PY) --version)" = "$$($(PYTHON) --version)" ] || { \
+		echo "$(VENV) has $$($(PY) --version), and not $$($(PYTHON) --version). Name another folder: make VENV=.venv-other …" >&2; exit 1; }
+endif
 
 test: $(READY) ## run the tests
 	@$(PY) -m pytest
