@@ -62,6 +62,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """The device plugin resources in the node's status; `deleted` are those whose grace is over, shown as 0."""
+
+    capacity: dict[str, int]
+    allocatable: dict[str, int]
+    deleted: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
     """NUMA nodes that would do, or that the topology manager chose."""
 

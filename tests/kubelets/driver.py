@@ -2,14 +2,51 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from .answers import Admission, Checkpoint, Hints, Pod, PodResources, ResourceHealth, Start, State
 from .process import END_S, DriverError, DriverProcess, UnsupportedError
 
-__all__ = ["DeviceManager", "DriverError", "UnsupportedError"]
+__all__ = ["DeviceManager", "DriverError", "Options", "UnsupportedError"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a device manager is started.
+
+    Args:
+        numa_nodes: How many NUMA nodes the machine is said to have.
+        topology_policy: none, best-effort, restricted or single-numa-node.
+        topology_scope: container or pod.
+        pod_resources: Serve the pod resources API on this socket.
+        plugins_registry: Watch this directory for plugins, as the kubelet watches plugins_registry.
+        feature_gates: As the kubelet's.
+        log_verbosity: The kubelet's -v.
+    """
+
+    numa_nodes: int = 1
+    topology_policy: str = "none"
+    topology_scope: str = "container"
+    pod_resources: Path | None = None
+    plugins_registry: Path | None = None
+    feature_gates: Mapping[str, bool] = field(default_factory=dict)
+    log_verbosity: int = 0
+
+    def arguments(self) -> list[str]:
+        """The program's arguments."""
+        gates = ",".join(f"{name}={str(on).lower()}" for name, on in self.feature_gates.items())
+        return [
+            f"-numa={self.numa_nodes}",
+            f"-topology-policy={self.topology_policy}",
+            f"-topology-scope={self.topology_scope}",
+            f"-pod-resources={self.pod_resources or ''}",
+            f"-plugins-registry={self.plugins_registry or ''}",
+            f"-feature-gates={gates}",
+            f"-v={self.log_verbosity}",
+        ]
 
 
 class DeviceManager(DriverProcess):
@@ -18,49 +55,24 @@ class DeviceManager(DriverProcess):
     Args:
         binary: The program (`build.binary("1.36")`).
         directory: The device plugin directory, made if it is not there.
-        numa_nodes: How many NUMA nodes the machine is said to have.
-        topology_policy: none, best-effort, restricted or single-numa-node.
-        topology_scope: container or pod.
+        options: How it is started.
         running: This is a restart of the kubelet, and the runtime reports these containers, by the pod's uid, as
-            running. The pods come with `adopt`; before, the kubelet frees nothing.
-        pod_resources: Serve the pod resources API on this socket.
-        plugins_registry: Watch this directory for plugins, as the kubelet watches plugins_registry.
-        feature_gates: As the kubelet's.
-        log_verbosity: The kubelet's -v. The log is in `log`, and its end in the text of errors.
+            running. The pods come with `adopt`; before that the kubelet frees nothing.
     """
 
     def __init__(
         self,
         binary: Path,
         directory: Path,
+        options: Options | None = None,
         *,
-        numa_nodes: int = 1,
-        topology_policy: str = "none",
-        topology_scope: str = "container",
         running: Mapping[str, Sequence[str]] | None = None,
-        pod_resources: Path | None = None,
-        plugins_registry: Path | None = None,
-        feature_gates: Mapping[str, bool] | None = None,
-        log_verbosity: int = 0,
     ) -> None:
         super().__init__()
         self.binary = binary
         self.directory = directory
-        options: dict[str, object] = {
-            "dir": directory,
-            "numa": numa_nodes,
-            "topology-policy": topology_policy,
-            "topology-scope": topology_scope,
-            "v": log_verbosity,
-        }
-        if pod_resources:
-            options["pod-resources"] = pod_resources
-        if plugins_registry:
-            options["plugins-registry"] = plugins_registry
-        if feature_gates:
-            options["feature-gates"] = ",".join(f"{name}={str(on).lower()}" for name, on in feature_gates.items())
-        self._options = options
-        self._was_running = running
+        self.options = options or Options()
+        self._was_running = None if running is None else {uid: list(names) for uid, names in running.items()}
         self.kubernetes = ""
         """The version of Kubernetes, such as 1.36.3, once it has started."""
         self.pods: dict[str, Pod] = {}
@@ -73,9 +85,9 @@ class DeviceManager(DriverProcess):
         return f"<DeviceManager {self.kubernetes or self.binary.name} in {self.directory}, {state}>"
 
     async def __aenter__(self) -> Self:
-        arguments = [f"-{name}={value}" for name, value in self._options.items()]
+        arguments = [f"-dir={self.directory}", *self.options.arguments()]
         if self._was_running is not None:
-            arguments.append(f"-running={json.dumps({uid: list(names) for uid, names in self._was_running.items()})}")
+            arguments.append(f"-running={json.dumps(self._was_running)}")
         started = await self.spawn([self.binary, *arguments])
         self.kubernetes = started.fields["kubernetes"]
         return self
@@ -89,12 +101,17 @@ class DeviceManager(DriverProcess):
         finally:
             await self.kill()
 
-    def successor(self, **options: Any) -> "DeviceManager":
-        """The kubelet after a restart: the same directory, and by default the same containers running.
+    def successor(
+        self, *, binary: Path | None = None, running: Mapping[str, Sequence[str]] | None = None
+    ) -> "DeviceManager":
+        """The kubelet after a restart, in the same directory and with the same options.
 
-        `options` are those of the class that are to differ from their defaults.
+        Args:
+            binary: Another version, for an upgrade.
+            running: The containers that run now; by default those that were started. A reboot of the node leaves none.
         """
-        return DeviceManager(self.binary, self.directory, **{"running": self.running, **options})
+        now = self.running if running is None else running
+        return DeviceManager(binary or self.binary, self.directory, self.options, running=now)
 
     async def quit(self) -> None:
         """Stop it cleanly: connections are closed. A real kubelet that is told to end does not take this trouble."""
@@ -120,7 +137,7 @@ class DeviceManager(DriverProcess):
         for pod, admission in zip(items, admissions, strict=True):
             self._note(pod, admission)
             if admission.admitted and self._was_running and pod.uid in self._was_running:
-                self.running[pod.uid] = list(self._was_running[pod.uid])
+                self.running[pod.uid] = self._was_running[pod.uid]
         return admissions
 
     def _note(self, pod: Pod, admission: Admission) -> None:
@@ -200,7 +217,7 @@ class DeviceManager(DriverProcess):
         """
         return State.from_json(await self.command("age", resource=resource, seconds=seconds))
 
-    async def until_allocatable(
+    async def allocatable(
         self, resource: str, count: int, *, capacity: int | None = None, timeout_s: float = 10.0
     ) -> None:
         """Wait until the node's status shows this many devices allocatable and, if given, this capacity.
@@ -210,7 +227,7 @@ class DeviceManager(DriverProcess):
         """
 
         def reached() -> bool:
-            return self.allocatable.get(resource) == count and capacity in (None, self.capacity.get(resource))
+            return self.node.allocatable.get(resource) == count and capacity in (None, self.node.capacity.get(resource))
 
         await self.until(
             reached,

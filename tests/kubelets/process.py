@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .answers import Event
+from .answers import Event, NodeStatus
 
 LINE_LIMIT_BYTES = 256 << 20
 """100,000 devices with long ids are some 10 MB in one line."""
@@ -28,10 +28,8 @@ class DriverProcess:
     """The process, what it has said, and the questions it has yet to answer."""
 
     def __init__(self) -> None:
-        self.capacity: dict[str, int] = {}
-        """The capacity in the node's status, by resource."""
-        self.allocatable: dict[str, int] = {}
-        """What of it is allocatable."""
+        self.node = NodeStatus({}, {}, [])
+        """The device plugin resources in the node's status, as of now."""
         self.events: list[Event] = []
         """All that it did unasked, since its start."""
         self.log: deque[str] = deque(maxlen=5000)
@@ -148,9 +146,11 @@ class DriverProcess:
 
     def error(self, what: str) -> DriverError:
         """An error with what was seen."""
-        seen = [f"{self!r}: {what}", f"capacity {self.capacity}, allocatable {self.allocatable}"]
+        seen = [f"{self!r}: {what}", str(self.node)]
         seen += ["the newest events:", *(f"  {event}" for event in self.events[-15:])]
-        seen += ["the end of its log:", *(f"  {line}" for line in list(self.log)[-15:])]
+        log = list(self.log)
+        crash = next((number for number, line in enumerate(log) if line.startswith("panic:")), len(log))
+        seen += ["the end of its log:", *(f"  {line}" for line in log[max(crash - 15, 0) : crash + 20])]
         return DriverError("\n".join(seen))
 
     async def _read(self) -> None:
@@ -180,7 +180,7 @@ class DriverProcess:
                 answer.set_result(message["result"])
             return
         if name == "capacity":
-            self.capacity, self.allocatable = message["capacity"], message["allocatable"]
+            self.node = NodeStatus(**message)
         self.events.append(Event(name, t_s, message))
 
     async def _read_log(self) -> None:

@@ -16,7 +16,7 @@ from devplugin._proto import v1beta1 as pb
 
 from .answers import Container, Hint, Pod
 from .build import NAMES, SAMPLE, VERSIONS, binary
-from .driver import DeviceManager, DriverError, UnsupportedError
+from .driver import DeviceManager, DriverError, Options, UnsupportedError
 from .stub import StubPlugin, device
 
 pytestmark = pytest.mark.kubelets
@@ -72,7 +72,7 @@ async def test_the_sample_plugin_serves_a_pod(program: Path, version: str, direc
     """It registers; a pod gets both devices and what Allocate answered; the next pod is refused in the kubelet's words."""
     async with DeviceManager(program, directory) as kubelet, sample(directory):
         assert kubelet.kubernetes.startswith(f"{version}.")
-        await kubelet.until_allocatable(RESOURCE, 2, capacity=2)
+        await kubelet.allocatable(RESOURCE, 2, capacity=2)
         pod = Pod.of("first", RESOURCE, 2)
         admission, starts = await kubelet.run(pod)
         assert (admission.admitted, admission.devices(RESOURCE)) == (True, ["Dev-1", "Dev-2"])
@@ -93,13 +93,13 @@ async def test_the_grace_can_be_shortened(program: Path, version: str, directory
     """The plugin gone: 0 of 2, starts from the cache; after the grace 0 of 0, and no start."""
     async with DeviceManager(program, directory) as kubelet:
         async with sample(directory) as process:
-            await kubelet.until_allocatable(RESOURCE, 2)
+            await kubelet.allocatable(RESOURCE, 2)
             pod = Pod.of("a", RESOURCE, 1)
             await kubelet.run(pod)
             with pytest.raises(DriverError, match="has not stopped"):
                 await kubelet.age(RESOURCE, 301)
             process.send_signal(signal.SIGTERM)
-            await kubelet.until_allocatable(RESOURCE, 0, capacity=2)
+            await kubelet.allocatable(RESOURCE, 0, capacity=2)
         again = await kubelet.start(pod)
         assert (again.started, again.devices) == (True, {RESOURCE: (await kubelet.state()).allocated[RESOURCE]})
         assert (await kubelet.age(RESOURCE, 290)).capacity == {RESOURCE: 2}
@@ -118,12 +118,12 @@ async def test_the_grace_can_be_shortened(program: Path, version: str, directory
 async def test_a_kubelet_that_restarts_knows_its_pods(program: Path, directory: Path) -> None:
     """Killed and started again on its directory: capacity 0 until the plugin is back, the running pod keeps its device."""
     async with DeviceManager(program, directory) as before, sample(directory):
-        await before.until_allocatable(RESOURCE, 2)
+        await before.allocatable(RESOURCE, 2)
         pod = Pod.of("a", RESOURCE, 1)
         admission, _ = await before.run(pod)
         await before.kill()
     async with before.successor() as after:
-        await after.until_allocatable(RESOURCE, 0, capacity=0)
+        await after.allocatable(RESOURCE, 0, capacity=0)
         (adopted,) = await after.adopt([pod])
         assert (adopted.admitted, adopted.containers) == (True, admission.containers)
         start = await after.start(pod)
@@ -132,7 +132,7 @@ async def test_a_kubelet_that_restarts_knows_its_pods(program: Path, directory: 
         assert checkpoint.checksum_ok
         assert [(e.uid, e.container, e.resource) for e in checkpoint.entries] == [(pod.uid, "main", RESOURCE)]
         async with sample(directory):
-            await after.until_allocatable(RESOURCE, 2)
+            await after.allocatable(RESOURCE, 2)
             other = await after.allocate(Pod.of("b", RESOURCE, 1))
             assert set(other.devices(RESOURCE)).isdisjoint(admission.devices(RESOURCE))
             assert not (await after.allocate(Pod.of("c", RESOURCE, 1))).admitted
@@ -147,7 +147,7 @@ async def test_all_of_an_answer_reaches_the_container(program: Path, version: st
         StubPlugin(directory, "a/b", [device("1")], options) as plugin,
     ):
         await plugin.register()
-        await kubelet.until_allocatable("a/b", 1)
+        await kubelet.allocatable("a/b", 1)
         pod = Pod.of("p", "a/b", 1)
         _, starts = await kubelet.run(pod)
         grant = starts["main"].grant
@@ -180,7 +180,7 @@ async def test_init_containers_lend_and_sidecars_keep(program: Path, version: st
         StubPlugin(directory, "a/b", [device("1"), device("2")]) as plugin,
     ):
         await plugin.register()
-        await kubelet.until_allocatable("a/b", 2)
+        await kubelet.allocatable("a/b", 2)
         admission = await kubelet.allocate(pod)
         assert admission.devices("a/b", "init") == admission.devices("a/b", "app")
         await kubelet.free(pod)
@@ -199,11 +199,11 @@ async def test_numa_nodes_are_hinted_and_aligned(program: Path, directory: Path)
     devices = [device("1", node=0), device("2", node=0), device("3", node=1)]
     options = pb.DevicePluginOptions(get_preferred_allocation_available=True)
     async with (
-        DeviceManager(program, directory, numa_nodes=2, topology_policy="single-numa-node") as kubelet,
+        DeviceManager(program, directory, Options(numa_nodes=2, topology_policy="single-numa-node")) as kubelet,
         StubPlugin(directory, "a/b", devices, options) as plugin,
     ):
         await plugin.register()
-        await kubelet.until_allocatable("a/b", 3)
+        await kubelet.allocatable("a/b", 3)
         hints = await kubelet.hints(Pod.of("p", "a/b", 2))
         assert hints.containers["main"]["a/b"] == (Hint((0,), preferred=True), Hint((0, 1), preferred=False))
         one = await kubelet.allocate(Pod.of("p", "a/b", 1))
@@ -230,7 +230,7 @@ async def test_a_plugin_that_hangs_blocks_admissions_and_nothing_else(program: P
         StubPlugin(directory, "a/b", [device("1"), device("2")]) as plugin,
     ):
         await plugin.register()
-        await kubelet.until_allocatable("a/b", 2)
+        await kubelet.allocatable("a/b", 2)
         plugin.held.clear()
         admissions = [asyncio.create_task(kubelet.allocate(Pod.of(name, "a/b", 1))) for name in "pq"]
         while not any(name == "allocate" for name, _ in plugin.calls):
@@ -244,18 +244,17 @@ async def test_a_plugin_that_hangs_blocks_admissions_and_nothing_else(program: P
 @pytest.mark.asyncio
 async def test_registrations_and_health_are_told(program: Path, version: str, directory: Path) -> None:
     """Events: registered, listed, refused, gone; device health in the books and in the pod's status."""
-    async with DeviceManager(
-        program, directory, feature_gates={} if version == "1.20" else {"ResourceHealthStatus": True}
-    ) as kubelet:
+    gates = {} if version == "1.20" else {"ResourceHealthStatus": True}
+    async with DeviceManager(program, directory, Options(feature_gates=gates)) as kubelet:
         async with StubPlugin(directory, "a/b", [device("1")]) as plugin:
             await plugin.register()
             await kubelet.event("connected", resource="a/b", socket=str(directory / plugin.endpoint))
             await kubelet.event("list", resource="a/b", devices=1, healthy=1)
-            await kubelet.until_allocatable("a/b", 1)
+            await kubelet.allocatable("a/b", 1)
             pod = Pod.of("p", "a/b", 1)
             await kubelet.run(pod)
             plugin.update(device("1", healthy=False))
-            await kubelet.until_allocatable("a/b", 0, capacity=1)
+            await kubelet.allocatable("a/b", 0, capacity=1)
             assert (await kubelet.state()).devices["a/b"]["1"].health == "Unhealthy"
             if version == "1.20":
                 with pytest.raises(UnsupportedError):
@@ -276,7 +275,7 @@ async def test_registrations_and_health_are_told(program: Path, version: str, di
 async def test_the_pod_resources_api_is_served(program: Path, directory: Path) -> None:
     """The real server answers on a socket."""
     socket = directory / "pod-resources.sock"
-    async with DeviceManager(program, directory, pod_resources=socket) as kubelet:
+    async with DeviceManager(program, directory, Options(pod_resources=socket)) as kubelet:
         await kubelet.state()
         async with grpc.aio.insecure_channel(f"unix://{socket}") as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/v1.PodResourcesLister/List")
@@ -289,20 +288,20 @@ async def test_the_plugin_watcher_finds_a_socket(program: Path, directory: Path)
     registry = directory / "plugins_registry"
     registry.mkdir()
     async with (
-        DeviceManager(program, directory, plugins_registry=registry) as kubelet,
+        DeviceManager(program, directory, Options(plugins_registry=registry)) as kubelet,
         sample(registry, WATCHED) as process,
     ):
-        await kubelet.until_allocatable(RESOURCE, 2)
+        await kubelet.allocatable(RESOURCE, 2)
         process.send_signal(signal.SIGTERM)
-        await kubelet.until_allocatable(RESOURCE, 0, capacity=2)
+        await kubelet.allocatable(RESOURCE, 0, capacity=2)
 
 
 @pytest.mark.asyncio
 async def test_errors_say_what_was_seen(program: Path, directory: Path) -> None:
     """A wait in vain, an unknown pod, an end unasked for: each with the events and the log."""
-    async with DeviceManager(program, directory, log_verbosity=4) as kubelet:
+    async with DeviceManager(program, directory, Options(log_verbosity=4)) as kubelet:
         with pytest.raises(DriverError, match=r"allocatable 1 of a/b(.|\n)*started kubernetes='1\.(.|\n)*checkpoint"):
-            await kubelet.until_allocatable("a/b", 1, timeout_s=0.2)
+            await kubelet.allocatable("a/b", 1, timeout_s=0.2)
         with pytest.raises(DriverError, match="no pod has the uid"):
             await kubelet.start(Pod.of("p", "a/b", 1))
         waiting = asyncio.create_task(kubelet.event("connected", timeout_s=30))
