@@ -150,7 +150,9 @@ class DevicePluginBase(ABC, Generic[D]):
             return
         if snapshot.long_id and not (last and last.long_id):
             log.warning("%s: device id %r has more than 63 characters", self.resource_name, snapshot.long_id)
-        if snapshot is not last:
+        if snapshot is last:
+            await asyncio.sleep(0)  # a generator that never waits must not stop the world
+        else:
             snapshots.set(snapshot)
 
 

@@ -41,7 +41,10 @@ def run(*plugins: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str] = D
     """
     if not plugins:
         raise ConfigurationError("run() needs at least one plugin")
-    names = [plugin.resource_name for plugin in plugins]
+    for plugin in plugins:
+        if not isinstance(plugin, DevicePluginBase):
+            raise ConfigurationError(f"run() takes plugin objects, and {plugin!r} is none: is a pair of brackets missing?")
+    names = [getattr(plugin, "resource_name", None) for plugin in plugins]
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"two plugins for the resource {name!r}: a resource has one plugin in a process")

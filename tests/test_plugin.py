@@ -252,6 +252,23 @@ async def test_a_resource_name_that_no_kubelet_accepts(directory: Path, serve: S
         await serve(nameless)
 
 
+async def test_a_generator_that_never_waits(directory: Path, serve: Serve) -> None:
+    """It burns its processor, and is registered, heard and ended all the same."""
+    same = [Device("a")]
+
+    class Restless(DevicePluginBase):
+        resource_name = "acme.com/widget"
+
+        async def devices(self) -> AsyncIterator[list[Device]]:
+            while True:
+                yield same
+
+    async with grpcio_kubelet(directory) as kubelet:
+        serve(Restless())
+        await kubelet.until(lambda k: k.lists)
+        assert kubelet.lists == [{"a": "Healthy"}]
+
+
 async def test_many_lists_while_nobody_listens(directory: Path, serve: Serve) -> None:
     """Enumeration goes on without a kubelet, and the kubelet that comes gets the newest list only."""
     plugin = Scripted(*([Device(f"{n}")] for n in range(100)), None)

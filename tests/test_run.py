@@ -173,6 +173,8 @@ def test_calls_that_make_no_sense() -> None:
     """No plugin, two for one resource, and a thread without signals are refused."""
     with pytest.raises(ConfigurationError, match="at least one plugin"):
         run()
+    with pytest.raises(ConfigurationError, match=r"Widgets'> is none: is a pair of brackets missing\?"):
+        run(Widgets)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="two plugins for the resource"):
         run(Widgets(), Widgets())
     caught: list[BaseException] = []
