@@ -2,8 +2,7 @@
 
 import base64
 import json
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,7 @@ CHECKPOINT = "kubelet_internal_checkpoint"
 
 
 def write_checkpoint(directory: Path, pod_devices: PodDevices, registered: Mapping[str, list[str]]) -> None:
-    """Write the checkpoint as one whole: into another file first, then renamed.
-
-    The layout is the real one. The checksum is not: the real one hashes how Go prints the structure.
-    """
+    """Write the checkpoint as one whole: into another file first, then renamed."""
     data = {
         "PodDeviceEntries": [
             {
@@ -47,7 +43,7 @@ def read_checkpoint(directory: Path) -> tuple[PodDevices, list[str]] | None:
         data = content["Data"]
         if content["Checksum"] != _checksum(data):
             return None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return None
     pod_devices = PodDevices()
     for entry in data["PodDeviceEntries"] or ():
@@ -63,5 +59,35 @@ def read_checkpoint(directory: Path) -> tuple[PodDevices, list[str]] | None:
     return pod_devices, list(data["RegisteredDevices"])
 
 
-def _checksum(data: Any) -> int:
-    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
+def _checksum(data: Mapping[str, Any]) -> int:
+    """32-bit FNV-1a of how Go prints the structure (``checkpointmanager/checksum/checksum.go``)."""
+    checksum = 0x811C9DC5
+    for byte in _as_go_prints(data).encode():
+        checksum = (checksum ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return checksum
+
+
+def _as_go_prints(data: Mapping[str, Any]) -> str:
+    """The structure by spew's ``%#v``, with sorted keys (``k8s.io/utils/dump``, ForHash)."""
+    entries = "<nil>"
+    if data["PodDeviceEntries"] is not None:
+        entries = f"[{' '.join(map(_entry_as_go_prints, data['PodDeviceEntries']))}]"
+    registered = _map_as_go_prints(sorted(data["RegisteredDevices"].items()))
+    return (
+        f"(checkpoint.checkpointData){{PodDeviceEntries:([]checkpoint.PodDevicesEntry){entries} "
+        f"RegisteredDevices:(map[string][]string){registered}}}"
+    )
+
+
+def _entry_as_go_prints(entry: Mapping[str, Any]) -> str:
+    by_node = sorted(entry["DeviceIDs"].items(), key=lambda item: int(item[0]))
+    response = " ".join(map(str, base64.b64decode(entry["AllocResp"])))
+    return (
+        f"{{PodUID:(string){entry['PodUID']} ContainerName:(string){entry['ContainerName']} "
+        f"ResourceName:(string){entry['ResourceName']} "
+        f"DeviceIDs:(checkpoint.DevicesPerNUMA){_map_as_go_prints(by_node)} AllocResp:([]uint8)[{response}]}}"
+    )
+
+
+def _map_as_go_prints(items: Iterable[tuple[str, list[str]]]) -> str:
+    return "map[" + " ".join(f"{key}:[{' '.join(ids)}]" for key, ids in items) + "]"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio.lowlevel
 from betterproto2 import Message
@@ -85,20 +85,21 @@ class _Events(EventsProcessor):
 class _Connection(H2Protocol):
     """One HTTP/2 connection, of either side."""
 
-    transport: asyncio.Transport
-
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.transport: asyncio.Transport | None = None
+        self._unwanted = False
         self.settings_received = asyncio.Event()
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         events = _Events(self.handler, self.connection)
         events.settings_received = self.settings_received
         self.processor = events
+        if self._unwanted:
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
@@ -106,6 +107,9 @@ class _Connection(H2Protocol):
 
     def close(self, debug: bytes) -> None:
         """Say GOAWAY and close."""
+        if self.transport is None:
+            self._unwanted = True
+            return
         if not self.connection.is_closing():
             self.connection._connection.close_connection(additional_data=debug)  # noqa: SLF001 - grpclib never says GOAWAY
             self.connection.flush()
@@ -113,7 +117,10 @@ class _Connection(H2Protocol):
 
     def abort(self) -> None:
         """Vanish, as the sockets of a killed process do."""
-        self.transport.abort()
+        if self.transport is None:  # accepted, and not yet told so
+            self._unwanted = True
+        else:
+            self.transport.abort()
 
 
 class PluginChannel(Channel):
@@ -234,7 +241,8 @@ class GoServer(Server):
     async def closed(self) -> None:
         """See the calls in flight end, after `hang_up`."""
         for connection in self._connections:
-            await connection.lost.wait()
+            if connection.transport is not None:
+                await connection.lost.wait()
             assert isinstance(connection.handler, ServerHandler)
             await connection.handler.wait_closed()
         self._connections = set()

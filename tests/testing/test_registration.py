@@ -14,6 +14,7 @@ from h2.events import RequestReceived
 
 from devplugin._proto import v1beta1 as pb
 from devplugin.testing import Clock, FakeKubelet
+from devplugin.testing._grpc import GoServer
 from tests.testing.conftest import Serve
 from tests.testing.grpcio_plugin import RESOURCE, GrpcioPlugin, Refusal, healthy
 
@@ -226,6 +227,21 @@ async def test_malformed_request(kubelet: FakeKubelet) -> None:
             await call(b"\x0a\x01\xff", timeout=5)
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert (caught.value.details() or "").startswith("grpc: error unmarshalling request: ")
+
+
+@pytest.mark.parametrize("abruptly", [True, False])
+async def test_accepted_when_the_kubelet_ends(directory: Path, abruptly: bool) -> None:  # noqa: FBT001
+    """A connection that was accepted, but not yet set up when the kubelet ended, is dropped as soon as it is."""
+    server = GoServer([])
+    await server.listen(directory / "kubelet.sock")
+    connection = server._protocol_factory()
+    server.hang_up(abruptly=abruptly)
+    await server.closed()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+        with theirs.makefile("rb") as stream:
+            await asyncio.to_thread(stream.read)  # comes to its end
 
 
 @pytest.mark.parametrize(("version", "stay"), [("1.20", ["sub"]), ("1.36", ["file", "nowhere", "sub"])])

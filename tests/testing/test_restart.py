@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from devplugin.testing import Clock, Container, FakeKubelet, Resource
+from devplugin.testing._checkpoint import write_checkpoint
 from tests.testing.conftest import Serve
 from tests.testing.grpcio_plugin import RESOURCE, GrpcioPlugin, device
 
@@ -197,8 +198,40 @@ async def test_the_checkpoint_is_as_the_real_one(kubelet: FakeKubelet, plugins: 
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+# Written by the device manager of Kubernetes 1.36.3.
+REAL = (
+    '{"Data":{"PodDeviceEntries":[{"PodUID":"uid-p","ContainerName":"c","ResourceName":"demo/sample-device",'
+    '"DeviceIDs":{"-1":["2"],"0":["1"],"1":["1"]},"AllocResp":"ChMKDlNBTVBMRV9ERVZJQ0UyEgExChMKDlNBTVBMRV9ERVZJQ0UxEgEx"},'
+    '{"PodUID":"uid-p2","ContainerName":"c","ResourceName":"a/q","DeviceIDs":{"-1":["x"]},'
+    '"AllocResp":"ChMKDlNBTVBMRV9ERVZJQ0V4EgEx"}],"RegisteredDevices":{"a/q":["x","y"],"demo/sample-device":["1","2"]}},'
+    '"Checksum":2699590491}'
+)
+
+
+async def test_a_checkpoint_of_a_real_kubelet(directory: Path) -> None:
+    """It is read, and written with the same checksum."""
+    (directory / CHECKPOINT).write_text(REAL)
+    async with FakeKubelet(directory) as kubelet:
+        assert set(kubelet.resources) == {"a/q", RESOURCE}
+        run = kubelet._node.run
+        assert run is not None
+        assert run.manager.pod_devices.devices() == {"a/q": {"x"}, RESOURCE: {"1", "2"}}
+        assert run.manager.pod_devices.run_options("uid-p2", "c").envs == {"SAMPLE_DEVICEx": "1"}
+        write_checkpoint(directory, run.manager.pod_devices, {"a/q": ["x", "y"], RESOURCE: ["1", "2"]})
+        assert (directory / CHECKPOINT).read_text() == REAL
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"Data": {}, "Checksum": 1}', '{"Data": null, "Checksum": 0}', '{"Data": 1}']
+    "content",
+    [
+        '{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":1}',
+        "",
+        "[]",
+        "{}",
+        '{"Data": {}, "Checksum": 1}',
+        '{"Data": null, "Checksum": 0}',
+        '{"Data": 1}',
+    ],
 )
 async def test_a_checkpoint_that_is_broken(directory: Path, content: str) -> None:
     """The kubelet goes on without a checkpoint that it cannot use."""
