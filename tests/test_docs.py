@@ -32,6 +32,8 @@ from devplugin.testing import FakeKubelet
 from tests.support_pages import ROOT, blocks_of, check_types, pages, play
 
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
+# A page that is not followed here, and why.
+NOT_FOLLOWED = {"docs/how-to/real-cluster.md": "a run on a real node writes it: each output is what that run gave"}
 SMALLEST = ["README.md", "docs/index.md"]
 
 
@@ -52,7 +54,7 @@ def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(text_of(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_FOLLOWED and blocks_of(text_of(page))])
 def test_a_page_can_be_followed(page: str, tmp_path: Path, mypy_cache: Path) -> None:
     """Its programs run, its tests pass, its commands print what it shows, and all of it is strictly typed."""
     play(text_of(page), tmp_path)
