@@ -136,6 +136,8 @@ async def test_a_kubelet_that_restarts_knows_its_pods(program: Path, directory: 
             other = await after.allocate(Pod.of("b", RESOURCE, 1))
             assert set(other.devices(RESOURCE)).isdisjoint(admission.devices(RESOURCE))
             assert not (await after.allocate(Pod.of("c", RESOURCE, 1))).admitted
+            await after.free(pod)
+            assert (await after.allocate(Pod.of("d", RESOURCE, 1))).devices(RESOURCE) == admission.devices(RESOURCE)
 
 
 @pytest.mark.asyncio
@@ -236,6 +238,7 @@ async def test_a_plugin_that_hangs_blocks_admissions_and_nothing_else(program: P
         while not any(name == "allocate" for name, _ in plugin.calls):
             assert (await kubelet.state()).capacity == {"a/b": 2}
         assert not any(task.done() for task in admissions)
+        assert [name for name, _ in plugin.calls].count("allocate") == 1
         plugin.held.set()
         done = await asyncio.gather(*admissions)
         assert sorted(key for admission in done for key in admission.devices("a/b")) == ["1", "2"]
