@@ -82,8 +82,11 @@ class Lab:
         self.components = components
         self.page = page
         self.plugin_number = 0
+        self.folder = state / "work"
         self._state = state
         self._plugins: list[Plugin] = []
+        self.folder.mkdir()
+        (self.folder / "examples").symlink_to(ROOT / "examples")
         self._environment = os.environ | {
             "KUBECONFIG": f"{state}/pki/admin.conf",
             "CRI_CONFIG_FILE": f"{state}/etc/crictl.yaml",
@@ -92,13 +95,13 @@ class Lab:
     # Commands
 
     def shell(self, command: str) -> str:
-        """Run a command line from the project's folder, and give what it printed.
+        """Run a command line in `folder`, where `examples` is the project's, and give what it printed.
 
         Raises:
             FailedError: It ended with another status than 0.
         """
         line = ["bash", "-o", "pipefail", "-c", command]
-        done = subprocess.run(line, cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(line, cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise FailedError(
                 f"'{command}' ended with status {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
@@ -129,8 +132,12 @@ class Lab:
 
     def clear(self) -> None:
         """Remove what a step left: pods, plugins; see that the node has a kubelet.sock, and knows of no device."""
-        self.shell("kubectl delete daemonsets,pods --all --now")
-        self.until("the pods to go", lambda: self.shell("kubectl get pods --no-headers"), lambda pods: not pods)
+        self.shell("kubectl delete daemonsets,pods --all --all-namespaces --now")
+        self.until(
+            "the pods to go",
+            lambda: self.shell("kubectl get pods --all-namespaces --no-headers"),
+            lambda pods: not pods,
+        )
         for plugin in self._plugins:
             if plugin.alive:
                 plugin.kill()

@@ -54,8 +54,10 @@ NAMES = tuple(step.name for step in STEPS)
 
 INTRODUCTION = """# The sample device on a real cluster
 
-This page was written by a run of `tests/e2e/run --write-docs`, on a real node: {versions}. Each command below was run as
-it stands, and each output is what that run gave.
+This page was written by a run of `tests/e2e/run --write-docs`. Each command below was run as it stands, on a real node, and
+each output is what that run gave. The node was made of:
+
+{versions}
 """
 
 
@@ -82,7 +84,7 @@ def play(state: Path, steps: Sequence[Step]) -> int:
         outcomes = [_play(lab, step, state / "results" / "logs") for step in steps]
     if all(outcome.passed for outcome in outcomes):
         pinned = binaries.versions().items()
-        introduction = INTRODUCTION.format(versions=", ".join(f"`{module}` {version}" for module, version in pinned))
+        introduction = INTRODUCTION.format(versions="\n".join(f"- `{module}` {version}" for module, version in pinned))
         (state / "results" / "page.md").write_text(page.render(introduction))
     else:
         _keep(lab, state, state / "results" / "logs")

@@ -15,8 +15,8 @@ COUNTS = (
     "kubectl get node node1 -o jsonpath="
     "'{.status.allocatable.demo/sample-device} of {.status.capacity.demo/sample-device}{\"\\n\"}'"
 )
-SECOND = "tests/e2e/manifests/second.yaml"
-SWITCHED = "tests/e2e/manifests/switched.yaml"
+SECOND = HERE / "manifests" / "second.yaml"
+SWITCHED = HERE / "manifests" / "switched.yaml"
 
 
 def kubelet_restart(lab: Lab) -> str:
