@@ -132,6 +132,6 @@ def failure_folder() -> Path:
 
 def entrance(state: Path) -> str:
     """A command line that opens a shell in the node whose state is there."""
-    inner = f"$(pgrep -f -o -- 'e2e inside {state}')"
+    inner = f"$(pgrep -f -n '[e]2e inside {state}')"  # the newest: of those, it is in all of the namespaces
     settings = f"KUBECONFIG={state}/pki/admin.conf CRI_CONFIG_FILE={state}/etc/crictl.yaml PATH={cache()}/bin:$PATH"
     return f"nsenter --target {inner} --mount --net --pid --uts --ipc --cgroup -- env {settings} bash"
