@@ -135,6 +135,8 @@ async def test_a_list_of_exactly_4_mib_is_sent() -> None:
         " shorten the ids, or offer the devices under several resources"
     )
     assert issubclass(ListTooLong, DevicePluginError)
+    with pytest.raises(ListTooLong, match=r"a list of 1002 devices .* 1001 of them would fit"):
+        await Snapshot.take([*snapshot.devices, Device("a")], snapshot)
 
 
 async def test_a_list_that_is_too_long_says_how_many_would_fit() -> None:
