@@ -42,15 +42,15 @@ def check_machine() -> None:
         raise MissingError(f"The node needs Linux: namespaces and control groups; this is {sys.platform}.")
     if os.geteuid() != 0:
         raise MissingError("The node needs root, for its namespaces and mounts: run it as root (sudo).")
+    if hidden := [folder for folder in HIDDEN[:2] if cache().is_relative_to(folder)]:
+        raise MissingError(
+            f"{cache()} is below {hidden[0]}, where the node has its own: set DEVPLUGIN_CLUSTER to another folder."
+        )
     debian.need({"ip": "iproute2", "openssl": "openssl", "unshare": "util-linux", "setpriv": "util-linux"})
     done = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise MissingError(
             f"This root may not make namespaces ({done.stderr.strip()}): in a container, run it privileged."
-        )
-    if hidden := [folder for folder in HIDDEN[:2] if cache().is_relative_to(folder)]:
-        raise MissingError(
-            f"{cache()} is below {hidden[0]}, where the node has its own: set DEVPLUGIN_CLUSTER to another folder."
         )
 
 
