@@ -5,6 +5,8 @@ of a resource disconnects the *newest* client of it, and a registration that fai
 whose end then goes unnoticed. Since 1.37 the socket counts too.
 """
 
+import asyncio
+import os
 import stat
 from pathlib import Path
 
@@ -134,14 +136,12 @@ class RegistrationServer(RegistrationBase):
             )
         if not is_extended_resource_name(request.resource_name):
             raise KubeletError(f"the ResourceName {_quoted(request.resource_name)} is invalid")
-        socket = self._directory / request.endpoint
+        socket = _joined(self._directory, request.endpoint)
         authority = "localhost" if self._behaviour.authority_is_localhost else str(socket)
         client = PluginClient(request.resource_name, socket, authority, self._clock, self._records)
         self._connections = [known for known in self._connections if known.open] + [client]
-        if self._behaviour.dials_inside_register and self._behaviour.ends_with_caller:
-            return await self._connect(client)
         if self._behaviour.dials_inside_register:
-            return await self._connect_regardless(client)
+            return await self._connect_aside(client)
         self._tasks.start_soon(self._add_endpoint, client, request.options, name=f"fake kubelet: {client.resource}")
         return request.options or DevicePluginOptions()
 
@@ -158,21 +158,32 @@ class RegistrationServer(RegistrationBase):
         self._tasks.start_soon(self._run_client, client, name=f"fake kubelet: {client.resource}")
         return options
 
-    async def _connect_regardless(self, client: PluginClient) -> DevicePluginOptions:
-        """Connect in a task that goes on when the caller of Register does not wait for it."""
+    async def _connect_aside(self, client: PluginClient) -> DevicePluginOptions:
+        """Connect in a task of the kubelet's own.
+
+        The caller of Register may give up, and grpclib then cancels its handler in a way that the calls inside would
+        take for an error of theirs. Since 1.35 that ends the connecting, too; before, it goes on.
+        """
         answered = anyio.Event()
         answer: DevicePluginOptions | KubeletError | None = None
+        scope = anyio.CancelScope()
 
         async def connect() -> None:
             nonlocal answer
-            try:
-                answer = await self._connect(client)
-            except KubeletError as error:
-                answer = error
-            answered.set()
+            with scope:
+                try:
+                    answer = await self._connect(client)
+                except KubeletError as error:
+                    answer = error
+                answered.set()
 
         self._tasks.start_soon(connect, name=f"fake kubelet: {client.resource}")
-        await answered.wait()
+        try:
+            await answered.wait()
+        except asyncio.CancelledError:
+            if self._behaviour.ends_with_caller:
+                scope.cancel()
+            raise
         if isinstance(answer, KubeletError):
             raise answer
         assert answer is not None
@@ -214,6 +225,7 @@ class RegistrationServer(RegistrationBase):
     def _remember(self, client: PluginClient) -> None:
         known = self._books.get(client.resource, []) if self._behaviour.keyed_by_socket else []
         self._books[client.resource] = [*known, client]
+        self._records.add(f"Registered client {client.resource}")
 
     def _forget(self, client: PluginClient) -> None:
         known = self._books.pop(client.resource, []) if self._behaviour.keyed_by_socket else []
@@ -228,6 +240,11 @@ class RegistrationServer(RegistrationBase):
             if not self._behaviour.keyed_by_socket or known.socket == client.socket:
                 return known
         return None
+
+
+def _joined(directory: Path, endpoint: str) -> Path:
+    """As Go's ``filepath.Join`` does it: below the directory, whatever the endpoint looks like."""
+    return Path(os.path.normpath(f"{directory}/{endpoint}"))
 
 
 _GO_ESCAPES = dict(zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True))

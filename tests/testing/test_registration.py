@@ -67,7 +67,7 @@ async def test_refused_name(kubelet: FakeKubelet, plugins: Serve) -> None:
 async def test_nobody_listens(kubelet: FakeKubelet, directory: Path) -> None:
     """A socket on which nobody listens is tried for ten seconds of the kubelet's clock."""
     registering = asyncio.create_task(refusal_of(GrpcioPlugin(directory)))
-    await kubelet.until(lambda: kubelet.log, "The request")
+    await kubelet.until(lambda: len(kubelet.log) == 2, "The dial")
     kubelet.clock.advance(9.5)
     await asyncio.sleep(0)
     assert not registering.done()
@@ -79,7 +79,7 @@ async def test_nobody_listens(kubelet: FakeKubelet, directory: Path) -> None:
 async def test_listens_late(kubelet: FakeKubelet, directory: Path, plugins: Serve) -> None:
     """A plugin that begins to listen within those ten seconds is found."""
     registering = asyncio.create_task(GrpcioPlugin(directory).register())
-    await kubelet.until(lambda: kubelet.log, "The request")
+    await kubelet.until(lambda: len(kubelet.log) == 2, "The dial")
     await plugins()
     kubelet.clock.advance(1)
     await registering
@@ -113,6 +113,16 @@ async def test_hangs_up_at_once(kubelet: FakeKubelet, directory: Path) -> None:
         with accepted:
             kubelet.clock.advance(10)
             assert await registering == "failed to dial device plugin: context deadline exceeded"
+
+
+@pytest.mark.parametrize("endpoint", ["/grpcio.sock", "./sub/../grpcio.sock", "//grpcio.sock"])
+async def test_endpoint_is_joined_as_go_does(kubelet: FakeKubelet, plugins: Serve, endpoint: str) -> None:
+    """The endpoint is taken below the directory, even when it looks absolute."""
+    plugin = await plugins()
+    await plugin.register(socket=endpoint)
+    await kubelet.allocatable(RESOURCE, 4)
+    assert kubelet.registrations[0].endpoint == endpoint
+    assert kubelet.snapshots[0].endpoint == "grpcio.sock"
 
 
 async def test_options_fail(kubelet: FakeKubelet, plugins: Serve) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 from pathlib import Path
 
@@ -172,15 +173,19 @@ async def test_calls_in_flight(kubelet: FakeKubelet, plugin: GrpcioPlugin, plugi
     assert "no healthy devices present" in pod.message
 
 
-async def test_registering_while_the_kubelet_ends(kubelet: FakeKubelet, plugins: Serve) -> None:
-    """A Register call in flight ends with the kubelet."""
+@pytest.mark.parametrize("way", ["stop", "kill"])
+async def test_registering_while_the_kubelet_ends(
+    kubelet: FakeKubelet, plugins: Serve, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Register call in flight ends with the kubelet, and nothing is logged about it."""
     plugin = await plugins()
     plugin.hold = {"GetDevicePluginOptions": asyncio.Event()}
     registering = asyncio.create_task(plugin.register())
     await asyncio.wait_for(plugin.called("GetDevicePluginOptions"), 5)
-    await kubelet.stop()
+    await getattr(kubelet, way)()
     with pytest.raises(Exception, match=r"UNAVAILABLE|CANCELLED"):
         await registering
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_the_checkpoint_is_as_the_real_one(kubelet: FakeKubelet, plugins: Serve) -> None:
