@@ -18,9 +18,9 @@ from types import FrameType
 from . import cgroups, debian
 from .console import say
 from .errors import MissingError
-from .paths import cache
+from .paths import ROOT, cache
 
-HIDDEN = ("/var", "/run", "/tmp")  # the node has its own there
+HIDDEN = ("/var", "/run")  # the node has its own there
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,10 +42,12 @@ def check_machine() -> None:
         raise MissingError(f"The node needs Linux: namespaces and control groups; this is {sys.platform}.")
     if os.geteuid() != 0:
         raise MissingError("The node needs root, for its namespaces and mounts: run it as root (sudo).")
-    if hidden := [folder for folder in HIDDEN[:2] if cache().is_relative_to(folder)]:
-        raise MissingError(
-            f"{cache()} is below {hidden[0]}, where the node has its own: set DEVPLUGIN_CLUSTER to another folder."
-        )
+    for path in (cache(), ROOT, Path(sys.prefix), Path(sys.base_prefix)):
+        if hidden := [folder for folder in HIDDEN if path.is_relative_to(folder)]:
+            raise MissingError(
+                f"{path} is below {hidden[0]}, where the node has folders of its own, and would not see it: have it "
+                "elsewhere (the cache's place is said by DEVPLUGIN_CLUSTER)."
+            )
     debian.need({"ip": "iproute2", "openssl": "openssl", "unshare": "util-linux", "setpriv": "util-linux"})
     done = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -130,7 +130,7 @@ def long_absence(lab: Lab) -> str:
     lab.stop_container("demo-dp", shown=True)
     turns = _both_in_turns(lab)
     lab.show("kubectl get pods")
-    lab.page.text(f"Its status goes back and forth (seconds after the stop): {turns}.")
+    lab.page.text(f"Its status goes back and forth. Seen first, in seconds after the stop: {turns}.")
     reason = "endpoint not found in cache for a registered resource: demo/sample-device"
     told = "kubectl get events --field-selector=reason=Failed -o custom-columns=:.message --no-headers"
     shown = lab.show(f"{told} | sort -u")
@@ -183,7 +183,7 @@ def _both_in_turns(lab: Lab) -> str:
             raise FailedError(f"demo-dp is {row} while the plugin is away, expected RESTARTS 0")
         if not seen or seen[-1] != (row.ready, row.status):
             seen.append((row.ready, row.status))
-            changes.append(f"{row.status} {time.monotonic() - begin:.0f}")
+            changes.append(f"{row.status} at {time.monotonic() - begin:.0f}")
         return row
 
     both = {("0/1", "CrashLoopBackOff"), ("0/1", "CreateContainerConfigError")}
