@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,8 @@ from tests.conformance.widgets import IDS, RESOURCE, Widgets, widget
 __all__ = ["InProcess", "Ours", "OursAlone", "Sample", "Subject"]
 
 ROOT = Path(__file__).parents[2]
-_END_S = 20.0
+_START_S = _END_S = 20.0
+_LOOK_S = 0.02
 
 
 class Subject(Protocol):
@@ -163,9 +165,10 @@ class Sample(_Process):
     resource = "example.com/resource"
     ids = frozenset({"Dev-1", "Dev-2"})
     _SCRIPT = """
-        mount -t tmpfs private /tmp && mount -t tmpfs private /var/lib && mkdir /var/lib/kubelet &&
-        mount --bind "$1" /var/lib/kubelet && PLUGIN_SOCK_DIR=/var/lib/kubelet/device-plugins exec "$2"
-    """
+        mount -t tmpfs private /var/lib && mkdir /var/lib/kubelet && touch /var/lib/plugin &&
+        mount --bind "$1" /var/lib/kubelet && mount --bind "$2" /var/lib/plugin && mount -t tmpfs private /tmp &&
+        PLUGIN_SOCK_DIR=/var/lib/kubelet/device-plugins exec /var/lib/plugin
+    """  # what it writes to /tmp is its own, too
 
     def command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         program = binary(SAMPLE)
@@ -173,6 +176,16 @@ class Sample(_Process):
             raise FileNotFoundError(f"Kubernetes' sample plugin is not built: run 'tests/kubelets/build {SAMPLE}'")
         alone = [shutil.which("unshare") or "unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
         return [*alone, "sh", "-c", self._SCRIPT, "sh", self.directory.parent, program], {}
+
+    async def start(self) -> None:
+        """Start it, and wait for its socket, whose name is the second of the start: two need two seconds."""
+        while (self.directory / f"dp.{time.time():.0f}").exists() or (self.directory / f"dp.{time.time() - 1:.0f}").exists():
+            await asyncio.sleep(_LOOK_S)
+        there = set(self.directory.glob("dp.*"))
+        await super().start()
+        async with asyncio.timeout(_START_S):
+            while not set(self.directory.glob("dp.*")) - there:
+                await asyncio.sleep(_LOOK_S)
 
     def granted(self, ids: Collection[str]) -> Grant:
         paths = [f"/tmp/{key}" for key in ids]
