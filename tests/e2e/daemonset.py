@@ -7,7 +7,7 @@ from .errors import FailedError, expect
 from .images import PLUGIN
 from .lab import Count, Lab
 from .paths import ROOT
-from .podresources import sampling
+from .podresources import BLIP_S, sampling
 from .scenario import POD, RUNNING, START
 from .waiting import until
 
@@ -55,7 +55,7 @@ def _roll(lab: Lab) -> str:
         lab.until("one instance", lambda: lab.shell(pods), lambda text: len(text.splitlines()) == 1)
         lab.until("four devices", lambda: samples.changes[-1], _settled)
     blips = samples.spells_at(0)
-    expect(sum(blips) < 2, f"no device could be had for {sum(blips):.1f} s: {samples.changes}")
+    expect(sum(blips) < BLIP_S, f"no device could be had for {sum(blips):.1f} s: {samples.changes}")
     spell = f"{sum(blips) * 1000:.0f} ms without a device" if blips else "never without a device"
     lab.page.text(f"Asked fifty times a second meanwhile, the kubelet was {spell}.")
     return f"{spell}: {samples.numbers()}"

@@ -13,6 +13,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 SOCKET = "/var/lib/kubelet/pod-resources/kubelet.sock"
 METHOD = "/v1.PodResourcesLister/GetAllocatableResources"
+BLIP_S = 5.0  # half of the time (by default) between two of the kubelet's reports, which are all that schedulers see
 EVERY_S = 0.02  # the kubelet answers 100 a second, of all clients together
 NAME, IDS, DEVICES = (
     1,

@@ -7,7 +7,7 @@ from . import switched_plugin
 from .errors import expect
 from .lab import PLUGINS, Count, Lab, Plugin, Row
 from .paths import HERE
-from .podresources import sampling
+from .podresources import BLIP_S, sampling
 from .scenario import POD, RUNNING, START
 from .waiting import until
 
@@ -107,7 +107,7 @@ def rolling_update(lab: Lab) -> str:
     _second_pod_gets_the_rest(lab)
     expect("DevicePlugin.allocate" in new.events(), "the second pod's devices were not asked of the new instance")
     blips = samples.spells_at(0)
-    expect(sum(blips) < 2, f"no device could be had for {sum(blips):.1f} s: {samples.changes}")
+    expect(sum(blips) < BLIP_S, f"no device could be had for {sum(blips):.1f} s: {samples.changes}")
     seen = f"{len(blips)} blip of {sum(blips) * 1000:.0f} ms" if blips else "never below 4"
     lab.page.text(
         "The new version is started, and when it has registered the old one is stopped. Asked fifty times a second, "
