@@ -170,7 +170,10 @@ class Allocator:
             missing = missing or resource not in manager.pod_devices.of_container(claimant.pod_uid, claimant.name)
         if missing:
             await self.allocate(claimant)
-        return manager.pod_devices.run_options(claimant.pod_uid, claimant.name)
+        options = manager.pod_devices.run_options(claimant.pod_uid, claimant.name)
+        if not manager.behaviour.knows_cdi:
+            options.cdi_devices = []
+        return options
 
     async def _pre_start(self, claimant: Claimant, resource: str) -> None:
         """Call PreStartContainer when the plugin wants it (callPreStartContainerIfNeeded)."""

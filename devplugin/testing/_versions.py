@@ -45,6 +45,9 @@ class Behaviour:
     knows_sidecars: bool = True
     """There are init containers that restart and keep their devices (since 1.28)."""
 
+    knows_cdi: bool = True
+    """The names of CDI devices reach the container runtime (since 1.28)."""
+
     wakes_when_backoff_ends: bool = True
     """A container in CrashLoopBackOff is tried again when that ends (since 1.35). Before, every 10 s."""
 
@@ -86,6 +89,7 @@ _1_20 = replace(
     unregistered="can't allocate unregistered device {resource}",
     plain_device_node=0,
     knows_sidecars=False,
+    knows_cdi=False,
     preemption="",
     empty_answer="&AllocateResponse{ContainerResponses:[]*ContainerAllocateResponse{},}",
     rejected="Pod {message}",

@@ -171,6 +171,17 @@ async def test_the_words_of_twenty(directory: Path, plugins: Serve) -> None:
         assert f"can't allocate unregistered device {RESOURCE}" in pod.message
 
 
+async def test_twenty_knows_no_cdi(directory: Path, plugins: Serve) -> None:
+    """CDI names do not reach a container of 1.20."""
+    async with FakeKubelet(directory, "1.20") as kubelet:
+        plugin = await plugins()
+        plugin.allocate = lambda _: pb.ContainerAllocateResponse(cdi_devices=[pb.CdiDevice(name="v/c=n")])
+        await plugin.register()
+        await kubelet.allocatable(RESOURCE, 4)
+        pod = await kubelet.create_pod("demo", {RESOURCE: 1}).running()
+        assert pod.containers["main"].options.cdi_devices == []
+
+
 async def test_a_plugin_that_hangs_holds_up_all(kubelet: FakeKubelet, plugin: GrpcioPlugin) -> None:
     """Admissions come one after the other, without a deadline."""
     plugin.hold = {"Allocate": asyncio.Event()}
