@@ -10,8 +10,8 @@ from grpclib import GRPCError
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.exceptions import StreamTerminatedError
 
-from devplugin._server import RawCodec, no_permission
-from devplugin.errors import KubeletError, KubeletUnavailable, RegistrationRejected
+from devplugin._server import SOCKET_PATH_MAX, RawCodec, directory_too_long, no_permission
+from devplugin.errors import ConfigurationError, KubeletError, KubeletUnavailable, RegistrationRejected
 
 # Compiled into the kubelet; it ignores --root-dir (pkg/kubelet/apis/deviceplugin: DevicePluginPath).
 DEVICE_PLUGIN_DIRECTORY = "/var/lib/kubelet/device-plugins"
@@ -34,11 +34,19 @@ class SocketId(NamedTuple):
 
 
 class KubeletDirectory:
-    """The directory in which a kubelet listens on kubelet.sock, and plugins on their own sockets."""
+    """The directory in which a kubelet listens on kubelet.sock, and plugins on their own sockets.
+
+    Raises:
+        ConfigurationError: No socket can ever be in such a directory.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.fspath(path):
+            raise ConfigurationError("the kubelet's directory is an empty string")
         self.path = Path(path).absolute()
         self.socket = self.path / SOCKET_NAME
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_MAX:
+            raise directory_too_long(self.path)
 
     def __repr__(self) -> str:
         return f"KubeletDirectory({str(self.path)!r})"
@@ -47,8 +55,10 @@ class KubeletDirectory:
         """Which kubelet.sock is there; None when there is none."""
         try:
             found = self.socket.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise ConfigurationError(f"{self.path} is not a directory, and kubelet.sock should be in it") from error
         except PermissionError as error:
             raise no_permission("look into", self.path, error) from error
         return SocketId(found.st_dev, found.st_ino, found.st_ctime_ns)
@@ -58,8 +68,7 @@ class KubeletDirectory:
 
         Raises:
             KubeletError: The directory has no name any more. It happens to a container whose mounted directory was
-            deleted
-                on the host.
+                deleted on the host.
         """
         try:
             deleted = os.stat(self.path).st_nlink == 0  # noqa: PTH116  (Path.stat() is the same)

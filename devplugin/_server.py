@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpclib.const
 from grpclib import GRPCError, Status
@@ -111,8 +111,7 @@ class _Connection(H2Protocol):
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self._connections.add(self)
         super().connection_made(transport)
 
@@ -205,9 +204,7 @@ def _prefix(directory: Path, resource_name: str) -> str:
     own = f"-{binascii.crc32(resource_name.encode()):08x}-"
     room = SOCKET_PATH_MAX - len(os.fsencode(directory / f"{own}{'0' * 8}.sock"))
     if room < 1:
-        raise ConfigurationError(
-            f"the directory {str(directory)!r} is too long: the path of a socket in it has at most {SOCKET_PATH_MAX} bytes"
-        )
+        raise directory_too_long(directory)
     return resource_name.partition("/")[2][:room] + own
 
 
@@ -224,6 +221,13 @@ def _listen(path: Path) -> socket.socket:
         hidden.unlink(missing_ok=True)
         raise
     return listening
+
+
+def directory_too_long(path: Path) -> ConfigurationError:
+    """The error for a directory that leaves no room for a socket's name."""
+    return ConfigurationError(
+        f"the directory {str(path)!r} is too long: the path of a socket in it has at most {SOCKET_PATH_MAX} bytes"
+    )
 
 
 def no_permission(what: str, path: Path, error: OSError) -> ConfigurationError:

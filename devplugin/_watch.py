@@ -113,7 +113,7 @@ class _Hub:
         assert self._inotify is not None
         try:
             self._watches[path] = self._inotify.add_watch(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return False
         return True
 

@@ -1,6 +1,7 @@
 """What many tests need: a short directory for sockets, and plugins that end with the test."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,10 @@ import pytest
 import pytest_asyncio
 
 from devplugin import DevicePluginBase
+
+# A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Serve = Callable[..., asyncio.Task[None]]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -372,6 +373,20 @@ async def test_a_directory_that_was_deleted_under_a_mount(directory: Path, serve
             await serve(Fixed(), kubelet_dir=Path(f"/proc/self/fd/{held}"))
     finally:
         os.close(held)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("", "the kubelet's directory is an empty string"),
+        ("/etc/hostname", "/etc/hostname is not a directory, and kubelet.sock should be in it"),
+        ("/tmp/" + "x" * 91, "is too long: the path of a socket in it has at most 107 bytes"),
+    ],
+)
+async def test_a_directory_that_is_none(path: str, text: str) -> None:
+    """What can never hold a kubelet.sock is an error, and not waited for."""
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        await Fixed().serve(kubelet_dir=path)
 
 
 async def test_a_path_that_is_too_long(directory: Path, serve: Serve) -> None:

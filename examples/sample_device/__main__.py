@@ -28,6 +28,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     level = {0: logging.WARNING, 1: logging.INFO}.get(args.verbosity, logging.DEBUG)
     logging.getLogger("devplugin").setLevel(level)
+    logging.getLogger("devplugin.session").setLevel(min(level, logging.INFO))  # a plugin that waits is never silent
     run(SampleDevices(), kubelet_dir=args.kubelet_dir)
 
 
