@@ -52,7 +52,12 @@ class RealKubelet:
         await self._manager.kill()
 
     async def start(self) -> None:
-        await self._start(self._manager.running, None)
+        running = {
+            uid: [name for name in names if name not in _done(self._pods[uid])]
+            for uid, names in self._manager.running.items()
+            if uid in self._pods
+        }
+        await self._start(running, None)
 
     async def reboot(self, *, before_pods: Callable[[], Awaitable[None]] | None = None) -> None:
         await self._manager.kill()
@@ -110,6 +115,7 @@ class RealKubelet:
         await self._manager.age(resource, seconds)
 
     async def admit(self, pod: Pod) -> Admission:
+        self._pods[pod.uid] = pod  # also when the kubelet dies over it
         decision = await self._manager.allocate(pod, timeout_s=self.timeout_s)
         self._note(pod, decision)
         return decision
@@ -126,7 +132,8 @@ class RealKubelet:
 
     async def remove(self, pod: Pod) -> None:
         self._pods.pop(pod.uid)
-        await self._manager.remove_pod(pod)
+        if self._manager.alive:
+            await self._manager.remove_pod(pod)
 
     async def holders(self, resource: str) -> Mapping[str, frozenset[str]]:
         pods = (await self._manager.pod_resources()).pods
@@ -153,3 +160,8 @@ class RealKubelet:
         listed = (await self._manager.pod_resources()).allocatable
         assert listed is not None
         return frozenset(key for device in listed if device.resource == resource for key in device.ids)
+
+
+def _done(pod: Pod) -> set[str]:
+    """The init containers that have succeeded once the pod runs."""
+    return {container.name for container in pod.init_containers if not container.restart_policy}

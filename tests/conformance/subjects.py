@@ -57,6 +57,17 @@ class InProcess:
     async def start(self) -> None:
         self._task = asyncio.create_task(self.plugin.serve(kubelet_dir=self.directory), name=f"serve {self.plugin}")
 
+    async def ended(self) -> None:
+        """Wait until it ends by itself.
+
+        Raises:
+            Exception: What it ended with.
+        """
+        if self._task is not None:
+            task, self._task = self._task, None
+            async with asyncio.timeout(_END_S):
+                await task
+
     async def stop(self) -> None:
         """Cancel it.
 

@@ -256,26 +256,6 @@ async def no_start_without_a_plugin_that_prepares(lab: Lab) -> None:
     await lab.started(pod)
 
 
-@case()
-async def a_plugin_that_nobody_knows_any_more(lab: Lab) -> None:
-    """Devices that come after the registration was forgotten are refused: there is nobody to ask."""
-    first, second = await lab.raw("a.sock"), await lab.raw("b.sock")
-    if lab.version.knows_sockets:
-        return  # the first one would be asked
-    await first.register(RESOURCE)
-    await lab.listed(RESOURCE, 1)
-    await second.register(RESOURCE)
-    await lab.listed(RESOURCE, 2)
-    await second.stop()
-    await lab.away(RESOURCE, 4)
-    await lab.forgotten(RESOURCE)
-    await first.send(*healthy("1", "2", "3"))
-    await lab.listed(RESOURCE, 3)
-    pod = Pod.of("a", RESOURCE, 1)
-    expected = f"endpoint not found in cache for a registered resource: {RESOURCE}"
-    assert await lab.rejected(pod) == expected
-
-
 @case(
     needs=[
         in_real_ones("admits its pods in the moment of its start"),
