@@ -78,7 +78,9 @@ def kubelet() -> Path:
     with _made("kubelet", [source.read_bytes() for source in sources]) as (path, missing):
         if missing:
             if not shutil.which("go"):
-                raise NotToBeHad("the kubelet's side is a Go program, and there is no 'go' on the PATH (go.dev/doc/install)")
+                raise NotToBeHad(
+                    "the kubelet's side is a Go program, and there is no 'go' on the PATH (go.dev/doc/install)"
+                )
             path.mkdir()
             _run("go", "build", "-mod=readonly", "-trimpath", "-o", path / "kubelet", ".", cwd=HERE / "kubelet")
     return path / "kubelet"
@@ -100,9 +102,13 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def _wheel() -> Path:
-    """devplugin as it would be published, of the files as they are now."""
+    """The package as it would be published, of the files as they are now."""
     maker = tools()
-    files = [ROOT / "pyproject.toml", *sorted(ROOT.glob("devplugin/**/*.py")), *sorted(ROOT.glob("devplugin/**/*.proto"))]
+    files = [
+        ROOT / "pyproject.toml",
+        *sorted(ROOT.glob("devplugin/**/*.py")),
+        *sorted(ROOT.glob("devplugin/**/*.proto")),
+    ]
     with _made("wheel", [file.read_bytes() for file in files]) as (path, missing):
         if missing:
             _pip(maker, path, "wheel", "--no-deps", "--wheel-dir", path, ROOT)

@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import environments
@@ -27,7 +29,7 @@ class Peer:
         python: Makes its environment and returns the Python in it, or the program itself.
         script: What that runs.
         prefix: How its resources are named, before their number; or its only resource.
-        ids: The devices that Allocate asks for; by default the second of its list, since the first is what changes.
+        ids: The devices that Allocate asks for; by default the first of its list, since the last is what changes.
         options: Further arguments.
     """
 
@@ -35,7 +37,7 @@ class Peer:
     python: Callable[[], Path]
     script: Path
     prefix: str
-    ids: tuple[str, ...] = ("device-000000001",)
+    ids: tuple[str, ...] = ("device-000000000",)
     options: tuple[str, ...] = ()
 
     @property
@@ -54,7 +56,7 @@ class Peer:
             return [python, self.script, "--kubelet-dir", directory]
         if self is FLOOR:
             return [python, self.script, directory]
-        return [python, self.script, directory, str(resources), str(devices), *self.options]
+        return [python, self.script, directory, self.prefix, str(resources), str(devices), *self.options]
 
 
 _installed = functools.cache(environments.devplugin)
@@ -62,7 +64,7 @@ _grpcio = functools.cache(environments.grpcio)
 _NO_RESOURCE = "none"
 
 DEVPLUGIN = Peer("devplugin", _installed, PLUGINS / "devplugin_plugin.py", "bench.example/devplugin-")
-QUIET = Peer("devplugin, no log", _installed, DEVPLUGIN.script, DEVPLUGIN.prefix, options=("quiet",))
+QUIET = Peer("devplugin, no log", _installed, DEVPLUGIN.script, "bench.example/quiet-", options=("quiet",))
 UVLOOP = Peer(
     "devplugin on uvloop", lambda: _installed("uvloop"), PLUGINS / "uvloop_plugin.py", "bench.example/uvloop-"
 )
@@ -76,6 +78,7 @@ GO = Peer(
 )
 FLOOR = Peer("asyncio alone", functools.cache(environments.floor), PLUGINS / "floor.py", _NO_RESOURCE)
 
+ALL = (SAMPLE, DEVPLUGIN, QUIET, UVLOOP, AIO, SYNC, GO, FLOOR)
 PLUGIN_PEERS = (SAMPLE, DEVPLUGIN, UVLOOP, AIO, SYNC, GO)
 MEASURED = (DEVPLUGIN, UVLOOP, AIO, SYNC)
 """Those that can have any number of devices and resources."""
@@ -89,17 +92,22 @@ class Plugin:
     process: Process
     resources: list[str]
     started_ns: int
-    registered_ns: int = 0
-    listed_ns: int = 0
+    registered_ns: int
+    """When the last of its resources was registered."""
+    listed_ns: int
     """When the last of its resources had sent its first list."""
-    ids: Sequence[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ids = self.peer.ids
+    directory: Path
+    kubelet: Kubelet | None = None
 
     @property
     def resource(self) -> str:
         return self.resources[0]
+
+    def allocate(self, count: int) -> list[int]:
+        """How long each of `count` calls took, one after the other."""
+        if self.kubelet is None:
+            raise BenchmarkError(f"{self.peer.name} has no Allocate")
+        return self.kubelet.allocate(self.resource, self.peer.ids, count)
 
 
 class Stage:
@@ -109,6 +117,7 @@ class Stage:
         self.kubelet = kubelet
         self.directory = directory
         self._exits = exits
+        self.start_within_s = _START_S
 
     def start(self, peer: Peer, *, resources: int = 1, devices: int = 4, wrapper: Command | None = None) -> Plugin:
         """Start the peer and wait until each of its resources is registered and has sent its list."""
@@ -116,21 +125,21 @@ class Stage:
         variables = {"PYTHONHASHSEED": "0"} if wrapper else {}  # a wrapper counts instructions, which it makes the same
         process = self._exits.enter_context(Process(command, self.directory.parent / "log", **variables))
         started_ns = int(process.heard()) if peer is GO else process.started_ns
-        plugin = Plugin(peer, process, peer.resources(resources), started_ns)
+        names = peer.resources(resources)
         kubelet = self.kubelet
-        for resource in plugin.resources:
-            kubelet.registered.pop(resource, None)
-            kubelet.forget(resource)
+        for name in names:
+            kubelet.registered.pop(name, None)
+            kubelet.forget(name)
 
         def ready() -> bool:
             if not process.running():
                 raise BenchmarkError(f"{peer.name} has ended; the end of its log:\n{process.tail()}")
-            return all(name in kubelet.registered and kubelet.lists[name] for name in plugin.resources)
+            return all(name in kubelet.registered and kubelet.lists[name] for name in names)
 
-        kubelet.wait_until(ready, f"{peer.name} is registered", _START_S * (10 if wrapper else 1))
-        plugin.registered_ns = max(kubelet.registered[name] for name in plugin.resources)
-        plugin.listed_ns = max(kubelet.next_list(name).decoded_ns for name in plugin.resources)
-        return plugin
+        kubelet.wait_until(ready, f"{peer.name} is registered", self.start_within_s * (10 if wrapper else 1))
+        registered_ns = max(kubelet.registered[name] for name in names)
+        listed_ns = max(kubelet.next_list(name).decoded_ns for name in names)
+        return Plugin(peer, process, names, started_ns, registered_ns, listed_ns, self.directory, kubelet)
 
 
 @contextlib.contextmanager
@@ -142,3 +151,21 @@ def stage() -> Iterator[Stage]:
         kubelet = exits.enter_context(Kubelet(environments.kubelet(), directory))
         kubelet.start()
         yield Stage(kubelet, directory, exits)
+
+
+@contextlib.contextmanager
+def running(peer: Peer, *, resources: int = 1, devices: int = 4) -> Iterator[Plugin]:
+    """A peer alone with a kubelet; also the floor, for which a bare socket is the kubelet."""
+    if peer is not FLOOR:
+        with stage() as alone:
+            yield alone.start(peer, resources=resources, devices=devices)
+        return
+    with tempfile.TemporaryDirectory(prefix="devplugin-bench-") as directory, socket.socket(socket.AF_UNIX) as kubelet:
+        kubelet.bind(f"{directory}/kubelet.sock")
+        kubelet.listen()
+        kubelet.settimeout(_START_S)
+        with Process(peer.command(Path(directory), 0, 0), Path(directory) / "log") as process:
+            connected, _ = kubelet.accept()
+            with connected:
+                now_ns = time.monotonic_ns()
+                yield Plugin(peer, process, [], process.started_ns, now_ns, now_ns, Path(directory))

@@ -92,6 +92,7 @@ func (k *kubelet) stop() {
 func (k *kubelet) restart(c command) (map[string][]int64, error) {
 	took := map[string][]int64{}
 	for range c.Count {
+		time.Sleep(seconds(c.PauseS)) // the last registration has been answered, the first list has come
 		k.stop()
 		k.mutex.Lock()
 		k.registered = make(chan registration, len(c.Resources)*100)

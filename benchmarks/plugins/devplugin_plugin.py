@@ -1,8 +1,10 @@
-"""The plugin of the benchmarks on devplugin: ``python devplugin_plugin.py KUBELET_DIR RESOURCES DEVICES [quiet]``.
+"""The plugin of the benchmarks on devplugin: ``python devplugin_plugin.py KUBELET_DIR PREFIX RESOURCES DEVICES [quiet]``.
+
+The resources are named PREFIX and a number.
 
 Lines on standard input drive the first resource. ``prepare one``, ``prepare all`` and ``prepare same`` make the next list,
-with one device changed, with all changed, or with new objects that are equal; ``change`` yields it; ``flap`` is
-``prepare one`` and ``change``. What is prepared is the author's work, and answered by a line.
+with the last device changed, with all but the first changed, or with new objects that are equal; ``change`` yields it;
+``flap`` is ``prepare one`` and ``change``. What is prepared is the author's work, and answered by a line.
 """
 
 import asyncio
@@ -37,9 +39,9 @@ class BenchmarkPlugin(DevicePluginBase):
 
     def prepare(self, what: str) -> None:
         if what == "one":
-            self.next = [flipped(self.list[0]), *self.list[1:]]
+            self.next = [*self.list[:-1], flipped(self.list[-1])]
         elif what == "all":
-            self.next = [flipped(device) for device in self.list]
+            self.next = [*self.list[:1], *map(flipped, self.list[1:])]
         else:
             self.next = [Device(device.id, health=device.health) for device in self.list]
 
@@ -70,10 +72,10 @@ def plugins(prefix: str, resources: int, devices: int) -> list[BenchmarkPlugin]:
 
 
 def main() -> None:
-    directory, resources, devices, *quiet = sys.argv[1:]
+    directory, prefix, resources, devices, *quiet = sys.argv[1:]
     if quiet:
         logging.getLogger("devplugin").setLevel(logging.WARNING)
-    run(*plugins("bench.example/devplugin-", int(resources), int(devices)), kubelet_dir=directory)
+    run(*plugins(prefix, int(resources), int(devices)), kubelet_dir=directory)
 
 
 if __name__ == "__main__":

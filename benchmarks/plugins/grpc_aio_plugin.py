@@ -11,7 +11,9 @@ import deviceplugin_v1beta1_pb2 as pb
 import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 import grpc.aio
 from kubelet_socket import KubeletSocket
-from protobuf_devices import CHANNEL_OPTIONS, REGISTER_WITHIN_S, Devices, Refused, command, register_request
+from protobuf_devices import CHANNEL_OPTIONS, REGISTER_WITHIN_S, RETRY_S, Devices, Refused, command, register_request
+
+log = logging.getLogger("plugin")
 
 
 class Plugin(pb_grpc.DevicePluginServicer):
@@ -24,7 +26,17 @@ class Plugin(pb_grpc.DevicePluginServicer):
         self.numbers = count()
 
     async def serve(self) -> None:
-        """Serve on a new socket and register."""
+        """Serve on a new socket and register, again when the kubelet went away meanwhile."""
+        while True:
+            try:
+                await self.serve_once()
+            except grpc.aio.AioRpcError as error:
+                log.warning("not registered: %s", error.details())
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def serve_once(self) -> None:
         if self.server is not None:
             await self.server.stop(None)
         endpoint = f"{self.resource_name.rpartition('/')[2]}-{next(self.numbers)}.sock"
@@ -62,8 +74,8 @@ class Plugin(pb_grpc.DevicePluginServicer):
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
 
 
-async def main(directory: str, resources: int, devices: int) -> None:
-    plugins = [Plugin(directory, f"bench.example/grpc-aio-{n:03}", devices) for n in range(resources)]
+async def main(directory: str, prefix: str, resources: int, devices: int) -> None:
+    plugins = [Plugin(directory, f"{prefix}{n:03}", devices) for n in range(resources)]
     loop = asyncio.get_running_loop()
     made = asyncio.Event()
     kubelet_socket = KubeletSocket(directory)
@@ -79,4 +91,4 @@ async def main(directory: str, resources: int, devices: int) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -4,6 +4,7 @@ import logging
 import select
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -13,7 +14,9 @@ import deviceplugin_v1beta1_pb2 as pb
 import deviceplugin_v1beta1_pb2_grpc as pb_grpc
 import grpc
 from kubelet_socket import KubeletSocket
-from protobuf_devices import CHANNEL_OPTIONS, REGISTER_WITHIN_S, Devices, Refused, command, register_request
+from protobuf_devices import CHANNEL_OPTIONS, REGISTER_WITHIN_S, RETRY_S, Devices, Refused, command, register_request
+
+log = logging.getLogger("plugin")
 
 # A stream occupies a thread for as long as it lives; these are for the calls.
 _THREADS_FOR_CALLS = 8
@@ -31,7 +34,17 @@ class Plugin(pb_grpc.DevicePluginServicer):
         self.numbers = count()
 
     def serve(self) -> None:
-        """Serve on a new socket and register."""
+        """Serve on a new socket and register, again when the kubelet went away meanwhile."""
+        while True:
+            try:
+                self.serve_once()
+            except grpc.RpcError as error:
+                log.warning("not registered: %s", error)
+                time.sleep(RETRY_S)
+            else:
+                return
+
+    def serve_once(self) -> None:
         if self.server is not None:
             self.server.stop(None).wait()
         endpoint = f"{self.resource_name.rpartition('/')[2]}-{next(self.numbers)}.sock"
@@ -71,9 +84,9 @@ class Plugin(pb_grpc.DevicePluginServicer):
         self.wake()
 
 
-def main(directory: str, resources: int, devices: int) -> None:
+def main(directory: str, prefix: str, resources: int, devices: int) -> None:
     threads = ThreadPoolExecutor(resources + _THREADS_FOR_CALLS)
-    plugins = [Plugin(directory, f"bench.example/grpcio-{n:03}", devices, threads) for n in range(resources)]
+    plugins = [Plugin(directory, f"{prefix}{n:03}", devices, threads) for n in range(resources)]
     kubelet_socket = KubeletSocket(directory)
     readable: list[object] = [kubelet_socket.fd, sys.stdin]
     serve_all(plugins)
@@ -97,4 +110,4 @@ def serve_all(plugins: list[Plugin]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

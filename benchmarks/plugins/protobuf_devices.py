@@ -26,8 +26,8 @@ class Devices:
         )
         self.by_id = {device.ID: device for device in self.response.devices}
 
-    def flip(self, how_many: int) -> None:
-        for device in self.response.devices[:how_many]:
+    def flip(self, which: slice) -> None:
+        for device in self.response.devices[which]:
             device.health = "Unhealthy" if device.health == "Healthy" else "Healthy"
 
     def allocate(self, request: pb.AllocateRequest) -> pb.AllocateResponse:
@@ -56,6 +56,10 @@ def register_request(endpoint: str, resource_name: str) -> pb.RegisterRequest:
     )
 
 
+_LAST = slice(-1, None)
+_PREPARED = {"one": _LAST, "all": slice(1, None), "same": slice(0)}
+
+
 def command(devices: Devices, line: str) -> tuple[bool, bool]:
     """Carry out a line of standard input, as ``devplugin_plugin.py`` describes it.
 
@@ -63,13 +67,13 @@ def command(devices: Devices, line: str) -> tuple[bool, bool]:
     """
     match line.split():
         case ["prepare", what]:
-            devices.flip({"one": 1, "all": len(devices.response.devices)}.get(what, 0))
+            devices.flip(_PREPARED[what])
             print("prepared", flush=True)
             return False, True
         case ["change"]:
             return True, True
         case ["flap"]:
-            devices.flip(1)
+            devices.flip(_LAST)
             return True, True
         case _:
             return False, False
@@ -78,3 +82,4 @@ def command(devices: Devices, line: str) -> tuple[bool, bool]:
 # A kubelet's socket is there a moment before it listens.
 CHANNEL_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20)]
 REGISTER_WITHIN_S = 15.0
+RETRY_S = 0.05
