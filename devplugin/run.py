@@ -21,9 +21,9 @@ log = logging.getLogger("devplugin.run")
 class _Formatter(logging.Formatter):
     """The line, and the details that devplugin's records carry, as key=value."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         details: dict[str, object] = getattr(record, "details", {})
-        return " ".join([super().format(record), *(f"{key}={value}" for key, value in details.items())])
+        return " ".join([super().formatMessage(record), *(f"{key}={value}" for key, value in details.items())])
 
 
 def run(*plugins: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str] = DEVICE_PLUGIN_DIRECTORY) -> None:
@@ -43,7 +43,9 @@ def run(*plugins: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str] = D
         raise ConfigurationError("run() needs at least one plugin")
     for plugin in plugins:
         if not isinstance(plugin, DevicePluginBase):
-            raise ConfigurationError(f"run() takes plugin objects, and {plugin!r} is none: is a pair of brackets missing?")
+            raise ConfigurationError(
+                f"run() takes plugin objects, and {plugin!r} is none: is a pair of brackets missing?"
+            )
     names = [getattr(plugin, "resource_name", None) for plugin in plugins]
     for name in names:
         if names.count(name) > 1:
