@@ -190,5 +190,5 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     for shift, byte in enumerate(data[position : position + _VARINT_BYTES_MAX]):
         number |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            return number & 0xFFFFFFFFFFFFFFFF, position + shift + 1
+            return number, position + shift + 1
     raise MalformedMessage("the message is cut short in a number, or the number is too long")
