@@ -21,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments[:1] == [INSIDE]:
             return _inside(Path(arguments[1]), _parser().parse_args(arguments[2:]))
-        return _outside(arguments)
+        with outside.signals():
+            return _outside(arguments)
     except (MissingError, FailedError) as error:
         say(f"{'cannot run here' if isinstance(error, MissingError) else 'failed'}: {error}")
         return 1

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,8 @@ def _artifact(binary: Binary, go: str) -> Artifact:
     def make(path: Path) -> None:
         if not binary.static:
             debian.need({"gcc": "gcc", "pkg-config": "pkg-config", "/usr/include/seccomp.h": "libseccomp-dev"})
-        cgo = "0" if binary.static else "1"
-        _go("build", *flags, "-o", str(path), binary.package, folder=folder, cgo=cgo)
+        settings = {"CGO_ENABLED": "0" if binary.static else "1", "GOTMPDIR": str(path.parent)}
+        _go("build", *flags, "-o", str(path), binary.package, folder=folder, **settings)
 
     return Artifact(path=f"bin/{binary.name}", key=key_of(go, json.dumps([flags, binary.static]), *inputs), make=make)
 
@@ -120,10 +121,19 @@ def _linker_flags(binary: Binary) -> str:
     return " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{name}={value}" for name, value in told.items())])
 
 
-def _go(*arguments: str, folder: Path, cgo: str = "1") -> str:
-    environment = os.environ | {"CGO_ENABLED": cgo, "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    done = subprocess.run(["go", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = "\n".join(done.stderr.splitlines()[-20:])
-        raise MissingError(f"'go {' '.join(arguments)}' failed in {folder}:\n{last}")
-    return done.stdout
+def _go(*arguments: str, folder: Path, **settings: str) -> str:
+    environment = os.environ | {"GOFLAGS": "-buildvcs=false", "GOWORK": "off"} | settings
+    command = ["go", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as go:
+        try:
+            output, complaint = go.communicate()
+        except BaseException:
+            os.killpg(go.pid, signal.SIGKILL)  # its compilers too; what they wrote is in the artifact's folder
+            raise
+    if go.returncode != 0:
+        last = "\n".join(complaint.splitlines()[-20:])
+        raise MissingError(f"'{' '.join(command)}' failed in {folder}:\n{last}")
+    return output

@@ -179,8 +179,15 @@ class Lab:
 
     def until_event(self, plugin: Plugin, event: str, *, times: int = 1, timeout_s: float = 30) -> None:
         """Wait until the plugin's log has the event that often."""
+
+        def look() -> int:
+            found = plugin.events().count(event)
+            if found < times and not plugin.alive:
+                raise FailedError(f"the plugin has ended by itself; {plugin.log.name} has:\n{plugin.log.read_text()}")
+            return found
+
         what = f"{times} times {event} in {plugin.log.name}"
-        self.until(what, plugin.events, lambda events: events.count(event) >= times, timeout_s=timeout_s)
+        self.until(what, look, lambda found: found >= times, timeout_s=timeout_s)
 
     # Facts
 

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], *, keep: Callable[[Path], None]) -> int:
     Raises:
         Interrupted: A signal came; everything is cleared up.
     """
-    with _signals(), _state() as state, cgroups.group() as groups:
+    with _state() as state, cgroups.group() as groups:
         try:
             return _inside(state, groups, arguments)
         finally:
@@ -108,7 +108,9 @@ def _state() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
+def signals() -> Iterator[None]:
+    """Raise `Interrupted` in the block when a signal asks for the end."""
+
     def end(number: int, _: FrameType | None) -> None:
         _ignore_signals()
         say(f"{signal.Signals(number).name}: ending, and clearing up …")
