@@ -53,7 +53,7 @@ def _inputs(name: str) -> str:
     recipe = "debian.py" if name == DEBIAN else "gomodule.py"
     files = [HERE / recipe]
     if name != SAMPLE:
-        files += sorted((HERE / "driver").iterdir())
+        files += sorted((HERE / "devicemanager").iterdir())
     if name != DEBIAN:
         version = SAMPLE_VERSION if name == SAMPLE else name
         files += [HERE / version / "go.mod", HERE / version / "go.sum"]

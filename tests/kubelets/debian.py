@@ -34,7 +34,7 @@ def build(name: str, kept: Path, out: Path) -> None:
     # GOPATH mode, as the package has it: its dependencies are vendored, and modules are not used.
     package = source / "cmd" / "devplugin-driver"
     shutil.rmtree(package, ignore_errors=True)
-    shutil.copytree(HERE / "driver", package)
+    shutil.copytree(HERE / "devicemanager", package)
     home = kept / "gopath" / "src" / "k8s.io" / "kubernetes"
     home.parent.mkdir(parents=True, exist_ok=True)
     home.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from .running import BuildError, run, say
 
 HERE = Path(__file__).resolve().parent
-DRIVER = "./driver"
+DRIVER = "./devicemanager"
 SAMPLE = "k8s.io/kubernetes/test/images/sample-device-plugin"
 
 

@@ -99,7 +99,7 @@ def test_it_builds_again_when_its_inputs_change(tmp_path: Path) -> None:
         return subprocess.run([copy / "build", "--path"], check=True, capture_output=True, text=True).stdout.split()
 
     before = paths()
-    with (copy / "driver" / "main.go").open("a") as file:
+    with (copy / "devicemanager" / "main.go").open("a") as file:
         file.write("\n")
     changed = [old != new for old, new in zip(before, paths(), strict=True)]
     assert changed == [True] * 5 + [False]
