@@ -41,21 +41,25 @@ def program(version: str) -> Path:
 
 CLASSIC = """
     mkdir -p /var/lib/kubelet/device-plugins && mount --bind "$1" /var/lib/kubelet/device-plugins &&
-    PLUGIN_SOCK_DIR=/var/lib/kubelet/device-plugins exec "$2"
-"""
+    export PLUGIN_SOCK_DIR=/var/lib/kubelet/device-plugins"""
 # The file DEPRECATION, which kubelets of old made, keeps the sample from registering by itself.
 WATCHED = """
     mkdir -p /var/lib/kubelet/device-plugins && touch /var/lib/kubelet/device-plugins/DEPRECATION &&
     mkdir /var/lib/kubelet/plugins_registry && mount --bind "$1" /var/lib/kubelet/plugins_registry &&
-    PLUGIN_SOCK_DIR=/var/lib/kubelet/plugins_registry exec "$2"
-"""
+    export PLUGIN_SOCK_DIR=/var/lib/kubelet/plugins_registry"""
+
+
+# Allocate makes files in /tmp, so that is private too; the program may lie there.
+RUN = (
+    'touch /var/lib/sample && mount --bind "$2" /var/lib/sample && mount -t tmpfs private /tmp && exec /var/lib/sample'
+)
 
 
 @contextlib.asynccontextmanager
 async def sample(directory: Path, script: str = CLASSIC) -> AsyncIterator[asyncio.subprocess.Process]:
     """Kubernetes' sample plugin. Its paths are the standard ones, so it has a mount namespace of its own."""
     unshare = [shutil.which("unshare") or "unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    script = f"mount -t tmpfs private /var/lib && {script}"
+    script = f"mount -t tmpfs private /var/lib && {script} && {RUN}"
     process = await asyncio.create_subprocess_exec(
         *unshare, "sh", "-c", script, "sh", directory, built(SAMPLE), stderr=asyncio.subprocess.DEVNULL
     )
