@@ -35,8 +35,6 @@ log = logging.getLogger("devplugin.service")
 # What reaches an event of a pod; the kubelet adds its own words and the API server cuts at 1,024.
 _MESSAGE_MAX = 800
 
-_STATUS = {UnknownDevice: Status.NOT_FOUND, UnhealthyDevice: Status.UNAVAILABLE}
-
 RawStream = Stream[bytes, bytes]
 
 
@@ -224,7 +222,8 @@ class Service(Generic[D]):
                 yield
         except AllocationError as error:
             log.warning("%s: %s refused %s: %s", name, hook, ids, error)
-            raise GRPCError(_STATUS.get(type(error), Status.FAILED_PRECONDITION), _short(str(error))) from error
+            text = _short(str(error)) or f"the device plugin of {name} refused ({hook})"
+            raise GRPCError(_status_of(error), text) from error
         except Exception as error:
             log.exception("%s: %s failed for %s", name, hook, ids)
             if bound.expired():
@@ -253,6 +252,12 @@ async def _receive(stream: RawStream) -> bytes:
     if request is None:
         raise GRPCError(Status.INVALID_ARGUMENT, "the request has no message")
     return request
+
+
+def _status_of(error: AllocationError) -> Status:
+    if isinstance(error, UnknownDevice):
+        return Status.NOT_FOUND
+    return Status.UNAVAILABLE if isinstance(error, UnhealthyDevice) else Status.FAILED_PRECONDITION
 
 
 def _short(text: str) -> str:

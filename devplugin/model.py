@@ -251,6 +251,7 @@ class Device:
         permissions: str = "rw",
         health: Health = Health.HEALTHY,
         numa_nodes: Sequence[int] = (),
+        **fields: Any,
     ) -> "Self":
         """The device behind one device node, which is also what it grants.
 
@@ -262,13 +263,14 @@ class Device:
             permissions: Some of ``r``, ``w`` and ``m``.
             health: As in the class.
             numa_nodes: As in the class.
+            fields: Those of a subclass.
 
         Raises:
             ConfigurationError: A path or a permission breaks its rule.
         """
         node = DeviceNode(path if container_path is None else container_path, path, permissions)
         device_id = path.removeprefix("/dev/").strip("/").replace("/", "-")
-        return cls(device_id, health=health, numa_nodes=numa_nodes, grants=Allocation(device_nodes=[node]))
+        return cls(device_id, health=health, numa_nodes=numa_nodes, grants=Allocation(device_nodes=[node]), **fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,20 @@
 """``DevicePluginBase``: what an author subclasses."""
 
 import asyncio
-import inspect
 import logging
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic
 
 from devplugin._cell import Latest
+from devplugin._enumeration import Enumeration
 from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY, KubeletDirectory
 from devplugin._session import Registration
-from devplugin._snapshot import ListTooLong, Snapshot
+from devplugin._snapshot import Snapshot
 from devplugin._wire import encode_options
-from devplugin.errors import ConfigurationError
 from devplugin.model import Allocation, D, PreferredAllocationRequest, check_resource_name, merge_grants
 
 __all__ = ["DevicePluginBase"]
@@ -100,58 +99,25 @@ class DevicePluginBase(ABC, Generic[D]):
             pre_start=self._overrides("pre_start_container"),
             preferred_allocation=self._overrides("preferred_allocation"),
         )
-        snapshots: Latest[Snapshot[D]] = Latest()
+        snapshots = Latest[Snapshot[D]]()
         registration = Registration(self, options, snapshots, KubeletDirectory(kubelet_dir))
-        enumerating = asyncio.create_task(self._enumerate(snapshots), name=f"{self.resource_name}: devices()")
+        enumerating = asyncio.create_task(
+            Enumeration(self.resource_name, snapshots).pump(self.devices()), name=f"{self.resource_name}: devices()"
+        )
         registered = asyncio.create_task(registration.keep(), name=f"{self.resource_name}: registration")
         try:
             await asyncio.wait([enumerating, registered], return_when=asyncio.FIRST_EXCEPTION)
         finally:
             with _shield():  # hooks may need until the last call what devices() tears down
-                failures = [await _end(registered, None), await _end(enumerating, _TEAR_DOWN_WITHIN_S)]
-            for failure in filter(None, failures):
-                raise failure
+                ended = [await _end(registered, None), await _end(enumerating, _TEAR_DOWN_WITHIN_S)]
+            failures = [failure for failure in ended if failure is not None]
+            for failure in failures[1:]:
+                log.error("%s failed at the end as well", self.resource_name, exc_info=failure)
+            if failures:
+                raise failures[0]
 
     def _overrides(self, hook: str) -> bool:
         return getattr(type(self), hook) is not getattr(DevicePluginBase, hook)
-
-    async def _enumerate(self, snapshots: Latest[Snapshot[D]]) -> None:
-        lists: object = self.devices()  # what the author wrote, whatever it is
-        if not isinstance(lists, AsyncIterator):
-            if inspect.iscoroutine(lists):
-                lists.close()
-            raise ConfigurationError(
-                f"{type(self).__name__}.devices() must be an async generator: 'async def' with a 'yield' of a whole list"
-            )
-        async with AsyncExitStack() as stack:
-            if inspect.isasyncgen(lists):
-                stack.push_async_callback(lists.aclose)
-            try:
-                async for devices in lists:
-                    await self._offer(devices, snapshots)
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                raise RuntimeError("devices() was cancelled from inside") from error
-        if snapshots.get() is None:
-            log.warning("%s: devices() ended without a list: the node will not have this resource", self.resource_name)
-
-    async def _offer(self, devices: Iterable[D], snapshots: Latest[Snapshot[D]]) -> None:
-        if not isinstance(devices, Iterable):
-            raise ConfigurationError(f"devices() must yield a whole list of devices each time, and yielded {devices!r}")
-        last = snapshots.get()
-        try:
-            snapshot = await Snapshot.take(devices, last)
-        except ListTooLong as error:
-            log.error("%s: %s. The last list that was short enough stays", self.resource_name, error)  # noqa: TRY400
-            return
-        if snapshot.long_id and not (last and last.long_id):
-            log.warning("%s: device id %r has more than 63 characters", self.resource_name, snapshot.long_id)
-        if snapshot is last:
-            await asyncio.sleep(0)  # a generator that never waits must not stop the world
-        else:
-            snapshots.set(snapshot)
 
 
 def _shield() -> AbstractContextManager[object]:

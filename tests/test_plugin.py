@@ -10,7 +10,7 @@ import anyio
 import grpc
 import pytest
 
-from devplugin import ConfigurationError, Device, DevicePluginBase, Health
+from devplugin import ConfigurationError, Device, DevicePluginBase, Health, RegistrationRejected
 from tests.conftest import Serve, eventually
 from tests.grpcio_kubelet import grpcio_kubelet
 
@@ -121,6 +121,24 @@ async def test_what_tear_down_raises_is_not_lost(directory: Path, serve: Serve) 
             await task
 
 
+async def test_two_failures_at_the_end(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The first failure comes out of serve(), and the other one is in the log."""
+
+    class Fails(Scripted):
+        async def devices(self) -> AsyncIterator[Iterable[Device]]:
+            try:
+                async for each in super().devices():
+                    yield each
+            finally:
+                raise OSError("cannot release")
+
+    async with grpcio_kubelet(directory) as kubelet:
+        kubelet.refuse_with = 'the ResourceName "acme.com/widget" is invalid'
+        with pytest.raises(RegistrationRejected):
+            await serve(Fails([Device("a")]))
+    assert "OSError: cannot release" in caplog.text
+
+
 async def test_tear_down_that_does_not_end(
     directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,12 +181,18 @@ async def test_lists_that_are_none(directory: Path, serve: Serve, devices: Any, 
 
 async def test_a_list_that_is_too_long(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """A list over the kubelet's limit is not sent; the log says how many would fit, and the last good one stays."""
-    plugin = Scripted([Device("a")], [Device(f"{n:063}") for n in range(60_000)])
+    too_long = [Device(f"{n:063}") for n in range(60_000)]
+    plugin = Scripted(too_long, too_long, [Device("a")], too_long, too_long)
     async with grpcio_kubelet(directory) as kubelet:
         serve(plugin)
         await kubelet.until(lambda k: k.lists)
-        await eventually(lambda: "of them would fit" in caplog.text)
-        assert "55188 of them would fit" in caplog.text
+        await eventually(plugin.queue.empty)
+        await eventually(lambda: "the last list that was short enough stays" in caplog.text)
+        refused = [text for text in caplog.messages if "55188 of them would fit" in text]
+        assert [text.rpartition(": ")[2] for text in refused] == [
+            "no list is offered yet",
+            "the last list that was short enough stays",
+        ]
         plugin.queue.put_nowait([Device("b")])
         await kubelet.until(lambda k: len(k.lists) == 2)
         assert kubelet.lists == [{"a": "Healthy"}, {"b": "Healthy"}]
@@ -177,7 +201,9 @@ async def test_a_list_that_is_too_long(directory: Path, serve: Serve, caplog: py
 async def test_a_long_id_is_warned_of_once(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """The API's comment asks for at most 63 characters; no kubelet minds."""
     long = "x" * 64
-    plugin = Scripted([Device(long)], [Device(long), Device("a")], [Device(long, health=Health.UNHEALTHY), Device("a")])
+    plugin = Scripted(
+        [Device(long)], [], [Device(long), Device("a")], [Device(long, health=Health.UNHEALTHY), Device("a")]
+    )
     async with grpcio_kubelet(directory) as kubelet:
         serve(plugin)
         await kubelet.until(lambda k: k.lists and k.lists[-1].get(long) == "Unhealthy")

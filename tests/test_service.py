@@ -20,6 +20,7 @@ from devplugin import (
     Health,
     Mount,
     PreferredAllocationRequest,
+    UnknownDevice,
 )
 from devplugin._cell import Latest
 from devplugin._proto import v1beta1 as pb
@@ -157,6 +158,12 @@ async def test_devices_that_contradict_each_other(directory: Path) -> None:
     ("raised", "code", "text"),
     [
         (AllocationError("No licence\nis left"), grpc.StatusCode.FAILED_PRECONDITION, "No licence is left"),
+        (
+            AllocationError(),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "the device plugin of acme.com/gpu refused (allocate)",
+        ),
+        (type("Lost", (UnknownDevice,), {})("it is lost"), grpc.StatusCode.NOT_FOUND, "it is lost"),
         (AllocationError("x" * 2000), grpc.StatusCode.FAILED_PRECONDITION, "x" * 799 + "…"),
         (
             ZeroDivisionError("secret"),
