@@ -75,15 +75,16 @@ def enable_below(root: Path) -> None:
 def _make(hierarchy: Hierarchy, folder: Path) -> None:
     try:
         folder.mkdir()
+        if hierarchy.kind == "cgroup2" and (hierarchy.at / "cgroup.controllers").read_text().strip():
+            enable_below(hierarchy.at)
+        for setting in ("cpuset.cpus", "cpuset.mems"):  # version 1 makes them empty, and lets no process in then
+            if hierarchy.kind == "cgroup" and (folder / setting).exists():
+                (folder / setting).write_text((hierarchy.at / setting).read_text())
     except OSError as error:
         raise MissingError(
-            f"The control group {folder} cannot be made: {error.strerror}. In a container, run it privileged."
+            f"The control group {folder} cannot be made ({error}). In a container, run it privileged and, with version 2, "
+            "in the host's cgroup namespace."
         ) from error
-    if hierarchy.kind == "cgroup2" and (hierarchy.at / "cgroup.controllers").read_text().strip():
-        enable_below(hierarchy.at)
-    for setting in ("cpuset.cpus", "cpuset.mems"):  # version 1 makes them empty, and lets no process in then
-        if hierarchy.kind == "cgroup" and (folder / setting).exists():
-            (folder / setting).write_text((hierarchy.at / setting).read_text())
 
 
 def _kill(folders: list[Path]) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from . import binaries, debian, outside
+from . import binaries, cgroups, debian, outside
 from .__main__ import main
+from .cgroups import Hierarchy
 from .errors import MissingError
 
 
@@ -31,6 +32,17 @@ def test_a_cache_where_the_node_has_folders_of_its_own(monkeypatch: pytest.Monke
     monkeypatch.setenv("DEVPLUGIN_CLUSTER", "/var/cache/devplugin")
     with pytest.raises(MissingError, match="/var/cache/devplugin is below /var"):
         outside.check_machine()
+
+
+@pytest.mark.parametrize(
+    ("mounted", "said"),
+    [([], "No control groups are mounted"), ([Hierarchy(Path("/proc"), "cgroup", "")], "cannot be made")],
+)
+def test_no_control_groups(monkeypatch: pytest.MonkeyPatch, mounted: list[Hierarchy], said: str) -> None:
+    """None mounted, or none to be made, as in an ordinary container."""
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: mounted)
+    with pytest.raises(MissingError, match=said), cgroups.group():
+        pytest.fail("a group was made")
 
 
 def test_no_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
