@@ -83,6 +83,10 @@ class FakeAdapter:
     def lists(self, resource: str) -> int:
         return sum(seen.resource == resource for seen in self._fake.snapshots)
 
+    def ends(self, resource: str) -> int:
+        beginning = f"ListAndWatch ended unexpectedly for device plugin {resource}:"
+        return sum(line.startswith(beginning) for line in self._fake.log)
+
     async def books(self, resource: str) -> Mapping[str, Seen]:
         newest = [seen for seen in self._fake.snapshots if seen.resource == resource][-1:]
         healthy = self._fake.resources[resource].healthy

@@ -163,6 +163,9 @@ class Kubelet(Protocol):
     def lists(self, resource: str) -> int:
         """How many lists the plugins of a resource have sent."""
 
+    def ends(self, resource: str) -> int:
+        """How many of their streams have ended. Before 1.25, one that ended shortly before the next began may be missed."""
+
     async def books(self, resource: str) -> Mapping[str, Seen]:
         """Its devices by id."""
 

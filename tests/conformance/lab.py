@@ -67,6 +67,10 @@ class Lab:
             lambda: len(self.kubelet.registered(resource)) >= times, f"{times} registrations of {resource}"
         )
 
+    async def ended(self, resource: str, times: int) -> None:
+        """Wait until the kubelet has seen so many streams of a resource end in all."""
+        await self.kubelet.until(lambda: self.kubelet.ends(resource) >= times, f"{times} ends of streams of {resource}")
+
     async def listed(self, resource: str, times: int) -> None:
         """Wait until so many lists of a resource have come in all."""
         await self.kubelet.until(lambda: self.kubelet.lists(resource) >= times, f"{times} lists of {resource}")
@@ -85,7 +89,7 @@ class Lab:
     async def run(self, pod: Pod) -> tuple[Admission, dict[str, Start]]:
         """Bring a pod that must be admitted, and start its containers, which must start."""
         admission = await self.kubelet.admit(pod)
-        assert admission.admitted, admission
+        assert admission.admitted, f"{admission.reason}: {admission.event_message}"
         starts = {each.name: await self.started(pod, each.name) for each in (*pod.init_containers, *pod.containers)}
         return admission, starts
 

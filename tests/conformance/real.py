@@ -97,6 +97,9 @@ class RealKubelet:
     def lists(self, resource: str) -> int:
         return len(self._events("list", resource))
 
+    def ends(self, resource: str) -> int:
+        return len(self._events("disconnected", resource))
+
     def _events(self, name: str, resource: str) -> list[Event]:
         seen = [*self._before, *self._manager.events]
         return [event for event in seen if event.name == name and event.fields["resource"] == resource]

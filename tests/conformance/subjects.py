@@ -190,7 +190,7 @@ class Sample(_Process):
 
     async def start(self) -> None:
         """Start it, and wait for its socket, whose name is the second of the start: two need two seconds."""
-        while (self.directory / f"dp.{time.time():.0f}").exists() or (self.directory / f"dp.{time.time() - 1:.0f}").exists():
+        while (self.directory / f"dp.{int(time.time())}").exists():
             await asyncio.sleep(_LOOK_S)
         there = set(self.directory.glob("dp.*"))
         await super().start()

@@ -120,7 +120,10 @@ async def an_allocation_that_hangs_blocks_the_node(lab: Lab) -> None:
     first = asyncio.create_task(lab.kubelet.admit(Pod.of("a", RESOURCE, 1)))
     await asyncio.wait_for(plugin.called("Allocate"), lab.kubelet.timeout_s)
     second = asyncio.create_task(lab.kubelet.admit(Pod.of("b", "example.com/other", 1)))
-    await plugin.send(*healthy("1", "2", "3"))  # something else, to see that the kubelet lives
+    third = await lab.raw("c.sock")  # all else goes on
+    await third.register("example.com/third")
+    await lab.offers("example.com/third", 4)
+    await plugin.send(*healthy("1", "2", "3"))
     await lab.offers(RESOURCE, 3)
     assert not first.done()
     assert other.asked("Allocate") == []
