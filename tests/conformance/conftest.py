@@ -1,7 +1,5 @@
 """The table at the end of a run."""
 
-from collections.abc import Mapping
-
 import pytest
 
 pytest.register_assert_rewrite("tests.conformance.cases", "tests.conformance.lab")  # before they are imported
@@ -11,7 +9,9 @@ from tests.conformance.table import PAGE, Outcome, Table  # noqa: E402
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--write-docs", action="store_true", help=f"write the conformance suite's table to {PAGE.parent.name}/{PAGE.name}"
+        "--write-docs",
+        action="store_true",
+        help=f"write the conformance suite's table to {PAGE.parent.name}/{PAGE.name}",
     )
 
 
@@ -27,7 +27,7 @@ class _Reporter:
         self._table = Table()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        said: Mapping[str, object] = dict(report.user_properties)
+        said: dict[str, object] = dict(report.user_properties)
         if report.when != "call" or "case" not in said:
             return
         met = Outcome.FALLS_SHORT if said["falls short"] else Outcome.SAME

@@ -7,10 +7,9 @@ from typing import Never, Self
 from devplugin.testing import Container as FakeContainer
 from devplugin.testing import ContainerStatus, FakeKubelet, Running, Waiting
 from devplugin.testing import Pod as FakePod
+from tests.conformance.kubelet import Counts, Seen, Version, nothing_granted
 from tests.kubelets.answers import Admission, Allotment, Container, DeviceNode, Grant, Hints, Mount, Pod, Start
 from tests.kubelets.driver import Options
-
-from tests.conformance.kubelet import Counts, Seen, Version, nothing_granted
 
 _RETRY_S = 10.0  # the longest pause before the pod worker tries again
 _FAILED = "CreateContainerConfigError"
@@ -76,9 +75,7 @@ class FakeAdapter:
         return resource in self._fake.resources
 
     def registered(self, resource: str) -> Sequence[str]:
-        return [
-            seen.endpoint for seen in self._fake.registrations if seen.resource == resource and seen.error is None
-        ]
+        return [seen.endpoint for seen in self._fake.registrations if seen.resource == resource and seen.error is None]
 
     def lists(self, resource: str) -> int:
         return sum(seen.resource == resource for seen in self._fake.snapshots)
@@ -156,9 +153,12 @@ class FakeAdapter:
         while not is_over():
             await self.until(lambda: is_over() or waits(), f"A start of {status!r}")
             if waits():
-                self._fake.clock.advance(_RETRY_S)
-                crashed = status.state
-                await self.until(lambda crashed=crashed: status.state is not crashed, f"The next start of {status!r}")
+                await self._pass_back_off(status)
+
+    async def _pass_back_off(self, status: ContainerStatus) -> None:
+        crashed = status.state
+        self._fake.clock.advance(_RETRY_S)
+        await self.until(lambda: status.state is not crashed, f"The next start of {status!r}")
 
     async def finish(self, pod: Pod) -> None:
         fake = self._pods[pod.uid]
@@ -174,12 +174,15 @@ class FakeAdapter:
         return {name: ids for name, ids in held.items() if ids}
 
     async def device_health(self, pod: Pod, resource: str) -> Mapping[str, str]:
+        del pod, resource
         self._lacks("shows no device health in a pod's status")
 
     async def hints(self, pod: Pod) -> Hints:
+        del pod
         self._lacks("has no topology manager")
 
     async def allocatable_in_pod_resources(self, resource: str) -> frozenset[str]:
+        del resource
         self._lacks("serves no pod resources API")
 
     def _lacks(self, what: str) -> Never:

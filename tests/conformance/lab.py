@@ -10,14 +10,13 @@ import grpc.aio
 
 from devplugin import DevicePluginBase
 from devplugin._proto import v1beta1 as pb
-from tests.kubelets.answers import Admission, DeviceNode, Grant, Mount, Pod, Start
-from tests.testing.grpcio_plugin import GrpcioPlugin
-
 from tests.conformance.fake import FakeAdapter
 from tests.conformance.kubelet import Counts, Kubelet, KubeletId
 from tests.conformance.real import RealKubelet
 from tests.conformance.registry import Case
 from tests.conformance.subjects import InProcess, Ours, OursAlone, Sample, Subject
+from tests.kubelets.answers import Admission, DeviceNode, Grant, Mount, Pod, Start
+from tests.testing.grpcio_plugin import GrpcioPlugin
 
 __all__ = ["TIMEOUT_S", "Lab", "run_case"]
 
@@ -120,9 +119,11 @@ async def refusal(registration: Awaitable[None]) -> str:
     try:
         await registration
     except grpc.aio.AioRpcError as error:
-        assert error.code() == grpc.StatusCode.UNKNOWN, error
-        return error.details() or ""
-    raise AssertionError("the registration was accepted")
+        refused = error
+    else:
+        raise AssertionError("the registration was accepted")
+    assert refused.code() == grpc.StatusCode.UNKNOWN, refused
+    return refused.details() or ""
 
 
 def ordered(grant: Grant) -> Grant:

@@ -5,11 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.conformance.kubelet import Counts, Seen, Version
 from tests.kubelets.answers import Admission, Event, Hints, Pod, Start
 from tests.kubelets.build import binary
 from tests.kubelets.driver import DeviceManager, DriverError, Options
-
-from tests.conformance.kubelet import Counts, Seen, Version
 
 BUILD = "tests/kubelets/build"
 

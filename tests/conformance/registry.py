@@ -36,7 +36,6 @@ def since(version: str, what: str) -> Need:
     return Need(lambda kubelet: kubelet.version < oldest, f"Kubernetes before {version} {what}")
 
 
-
 @dataclass(frozen=True, slots=True)
 class Case:
     """One promise, and how it is seen kept.
@@ -59,7 +58,7 @@ class Case:
     body: Callable[..., Awaitable[None]]
     subjects: Sequence[str]
     kills: bool = False
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     needs: Sequence[Need] = ()
     shortcomings: Mapping[str, Need] = field(default_factory=dict)
 

@@ -7,17 +7,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from devplugin import DevicePluginBase
 from devplugin.model import merge_grants
+from tests.conformance.widgets import IDS, RESOURCE, Widgets, widget
 from tests.kubelets.answers import DeviceNode, Grant, Mount
 from tests.kubelets.build import SAMPLE, binary
-
-from tests.conformance.widgets import IDS, RESOURCE, Widgets, widget
 
 __all__ = ["InProcess", "Ours", "OursAlone", "Sample", "Subject"]
 
@@ -190,12 +189,15 @@ class Sample(_Process):
 
     async def start(self) -> None:
         """Start it, and wait for its socket, whose name is the second of the start: two need two seconds."""
-        while (self.directory / f"dp.{int(time.time())}").exists():
-            await asyncio.sleep(_LOOK_S)
+        await self._when(lambda: not (self.directory / f"dp.{int(time.time())}").exists())
         there = set(self.directory.glob("dp.*"))
         await super().start()
+        await self._when(lambda: set(self.directory.glob("dp.*")) - there)
+
+    async def _when(self, holds: Callable[[], object]) -> None:
+        """Look at the directory until something holds: nobody tells of another process's files."""
         async with asyncio.timeout(_START_S):
-            while not set(self.directory.glob("dp.*")) - there:
+            while not holds():  # noqa: ASYNC110 - nobody would set an event
                 await asyncio.sleep(_LOOK_S)
 
     def granted(self, ids: Collection[str]) -> Grant:

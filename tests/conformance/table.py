@@ -41,7 +41,7 @@ class Row:
 
 
 def _rows() -> list[Row]:
-    return [Row(case, subject) for case in all_cases().values() for subject in case.subjects or [None]]
+    return [Row(case, subject) for case in all_cases().values() for subject in (*case.subjects,) or (None,)]
 
 
 class Table:

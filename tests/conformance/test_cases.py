@@ -19,7 +19,7 @@ def _parameters() -> list[object]:
     return [
         pytest.param(case, subject, kubelet, id="-".join([case.name, *([subject] if subject else []), str(kubelet)]))
         for case in all_cases().values()
-        for subject in case.subjects or [None]
+        for subject in (*case.subjects,) or (None,)
         for kubelet in KUBELETS
         if case.not_applicable(kubelet) is None
     ]

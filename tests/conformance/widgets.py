@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from devplugin import Allocation, Device, DevicePluginBase, DeviceNode, Health, Mount, PreferredAllocationRequest, run
+from devplugin import Allocation, Device, DeviceNode, DevicePluginBase, Health, Mount, PreferredAllocationRequest, run
 
 __all__ = ["IDS", "RESOURCE", "Hinting", "Preparing", "Widgets", "unhealthy", "widget"]
 
@@ -62,22 +62,26 @@ class Widgets(DevicePluginBase[Device]):
 class Preparing(Widgets):
     """Wants PreStartContainer."""
 
-    async def on_pre_start(self, devices: Sequence[Device]) -> None:
-        """What a case puts its own in the place of."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_pre_start: Callable[[Sequence[Device]], Awaitable[None]] = super().pre_start_container
 
     async def pre_start_container(self, devices: Sequence[Device]) -> None:
         self.note("pre_start_container", devices)
         await self.on_pre_start(devices)
 
 
+Request = PreferredAllocationRequest[Device]
+
+
 class Hinting(Widgets):
     """Wants GetPreferredAllocation, and has the kubelet choose."""
 
-    async def on_preferred(self, request: PreferredAllocationRequest[Device]) -> Sequence[Device]:
-        """What a case puts its own in the place of."""
-        return ()
+    def __init__(self, devices: Sequence[Device] | None = None) -> None:
+        super().__init__(devices=devices)
+        self.on_preferred: Callable[[Request], Awaitable[Sequence[Device]]] = super().preferred_allocation
 
-    async def preferred_allocation(self, request: PreferredAllocationRequest[Device]) -> Sequence[Device]:
+    async def preferred_allocation(self, request: Request) -> Sequence[Device]:
         self.note("preferred_allocation", request.available)
         return await self.on_preferred(request)
 

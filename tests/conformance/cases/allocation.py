@@ -83,7 +83,11 @@ async def an_answer_for_no_container_is_refused(lab: Lab) -> None:
     """An AllocateResponse without a container fails the pod."""
     plugin = await offering(lab)
     plugin.allocate = lambda _: None
-    empty = "" if lab.version.dials_inside_register else "&AllocateResponse{ContainerResponses:[]*ContainerAllocateResponse{},}"
+    empty = (
+        ""
+        if lab.version.dials_inside_register
+        else "&AllocateResponse{ContainerResponses:[]*ContainerAllocateResponse{},}"
+    )
     expected = f"no containers return in allocation response {empty}"
     assert await lab.rejected(Pod.of("a", RESOURCE, 1)) == expected
 
@@ -154,7 +158,8 @@ _PREFERS = pb.DevicePluginOptions(get_preferred_allocation_available=True)
 @case()
 async def the_preference_is_asked_for_and_kept_to(lab: Lab) -> None:
     """GetPreferredAllocation gets what is free and how many are wanted; the answer is used, what is unknown is left out,
-    what is missing is filled up, what is too much is cut."""
+    what is missing is filled up, what is too much is cut.
+    """
     plugin = await offering(lab, _PREFERS)
     plugin.prefer = lambda _: ["4", "unknown", "2"]
     pod = Pod.of("a", RESOURCE, 2)

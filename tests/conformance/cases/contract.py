@@ -147,7 +147,7 @@ async def a_container_restarts_while_the_plugin_is_away(lab: Lab, plugin: Subjec
 
 @case()
 async def no_pod_is_admitted_while_the_plugin_is_away(lab: Lab, plugin: Subject) -> None:
-    """A pod that comes while the plugin is away is rejected: in its grace for want of healthy devices, later as unregistered."""
+    """A pod that comes while the plugin is away is rejected: in its grace as unhealthy, later as unregistered."""
     await ready(lab, plugin)
     await lab.run(Pod.of("holder", plugin.resource, 1))
     await plugin.stop()

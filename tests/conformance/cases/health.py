@@ -116,7 +116,10 @@ async def the_same_list_is_sent_once(lab: Lab) -> None:
 
 @case(
     options=Options(feature_gates={"ResourceHealthStatus": True}),
-    needs=[in_real_ones("shows no device health in a pod's status"), since("1.31", "shows no device health in a pod's status")],
+    needs=[
+        in_real_ones("shows no device health in a pod's status"),
+        since("1.31", "shows no device health in a pod's status"),
+    ],
 )
 async def health_shows_in_the_pods_status(lab: Lab) -> None:
     """The pod's status says how its devices are, now and when that changes."""

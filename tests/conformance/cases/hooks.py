@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Never
 
 import pytest
 
@@ -17,9 +18,10 @@ from tests.testing.grpcio_plugin import device, healthy
 SOON_S = 0.2
 
 
-async def for_ever(_: object) -> None:
+async def for_ever(_: object) -> Never:
     """A hook that hangs."""
     await asyncio.Event().wait()
+    raise AssertionError
 
 
 async def serving(lab: Lab, plugin: Widgets) -> InProcess:
@@ -76,7 +78,7 @@ async def allocate_hangs(lab: Lab) -> None:
     plugin = Widgets()
     plugin.allocate_timeout_s = SOON_S
     await serving(lab, plugin)
-    mended, plugin.on_allocate = plugin.on_allocate, for_ever  # type: ignore[assignment]
+    mended, plugin.on_allocate = plugin.on_allocate, for_ever
     assert await lab.rejected(Pod.of("a", RESOURCE, 1)) == (
         f"rpc error: code = DeadlineExceeded desc = the device plugin of {RESOURCE} did not answer in {SOON_S} s (allocate)"
     )
@@ -118,7 +120,7 @@ async def a_preference_is_kept_to(lab: Lab) -> None:
         assert (len(request.available), request.must_include, request.size) == (4, (), 2)
         return sorted(request.available, key=lambda each: each.id)[-request.size :]
 
-    plugin.on_preferred = last  # type: ignore[method-assign]
+    plugin.on_preferred = last
     await serving(lab, plugin)
     admission, _ = await lab.run(Pod.of("a", RESOURCE, 2))
     assert admission.devices(RESOURCE) == ["w3", "w4"]
@@ -134,9 +136,9 @@ async def a_preference_fails_or_hangs(lab: Lab) -> None:
     async def break_down(_: object) -> Sequence[Device]:
         raise KeyError
 
-    plugin.on_preferred = break_down  # type: ignore[method-assign]
+    plugin.on_preferred = break_down
     await lab.run(Pod.of("a", RESOURCE, 1))
-    plugin.on_preferred = for_ever  # type: ignore[method-assign,assignment]
+    plugin.on_preferred = for_ever
     await lab.run(Pod.of("b", RESOURCE, 1))
     assert [hook for hook, _ in plugin.asked] == ["preferred_allocation", "allocate"] * 2
 
@@ -164,19 +166,19 @@ async def a_preparation_fails_or_hangs(lab: Lab) -> None:
     async def refuse(_: object) -> None:
         raise AllocationError("the widget is being cleaned")
 
-    plugin.on_pre_start = refuse  # type: ignore[method-assign]
+    plugin.on_pre_start = refuse
     pod = Pod.of("a", RESOURCE, 1)
     assert (await lab.kubelet.admit(pod)).admitted
     start = await lab.kubelet.start_container(pod)
     failed = "device plugin PreStartContainer rpc failed with err: rpc error: code ="
     assert (start.started, start.reason) == (False, "CreateContainerConfigError")
     assert start.message == f"{failed} FailedPrecondition desc = the widget is being cleaned"
-    plugin.on_pre_start = for_ever  # type: ignore[method-assign]
+    plugin.on_pre_start = for_ever
     start = await lab.kubelet.start_container(pod)
     assert start.message == (
         f"{failed} DeadlineExceeded desc = the device plugin of {RESOURCE} did not answer in {SOON_S} s (pre_start_container)"
     )
-    plugin.on_pre_start = mended  # type: ignore[method-assign]
+    plugin.on_pre_start = mended
     await lab.started(pod)
 
 
@@ -186,7 +188,7 @@ async def enumeration_hangs(lab: Lab) -> None:
 
     class Silent(Widgets):
         async def devices(self) -> AsyncIterator[Sequence[Device]]:
-            await for_ever(self)
+            await asyncio.Event().wait()
             yield ()
 
     await lab.serve(Silent("example.com/silent"))

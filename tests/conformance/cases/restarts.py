@@ -42,16 +42,18 @@ async def survives(lab: Lab, plugin: Subject, events: str) -> None:
             case "c":
                 assert holds(lab, plugin, await lab.started(pod), 1) == ids
         if kubelet_runs:
-            await lab.kubelet.until(
-                lambda wanted=len(plugin.ids) * plugin_runs: lab.kubelet.counts(plugin.resource).allocatable == wanted,
-                f"the devices after {event} of {events}",
-            )
+            await healthy(lab, plugin.resource, len(plugin.ids) if plugin_runs else 0, f"after {event} of {events}")
     assert (await lab.kubelet.decision(pod)).admitted
     assert holds(lab, plugin, await lab.started(pod), 1) == ids
     rest = len(plugin.ids) - 1
     _, others = await lab.run(Pod.of("b", plugin.resource, rest))
     assert holds(lab, plugin, others["main"], rest) == plugin.ids - ids
     assert await lab.kubelet.holders(plugin.resource) == {"a": ids, "b": plugin.ids - ids}
+
+
+async def healthy(lab: Lab, resource: str, number: int, when: str) -> None:
+    """Wait until so many devices are allocatable, whatever the capacity."""
+    await lab.kubelet.until(lambda: lab.kubelet.counts(resource).allocatable == number, f"{number} allocatable {when}")
 
 
 @case()
@@ -105,7 +107,8 @@ async def everything_restarts(lab: Lab, plugin: Subject) -> None:
 @case()
 async def a_reboot_with_a_late_plugin(lab: Lab, plugin: Subject) -> None:
     """After a reboot, a pod that is admitted before the plugin has registered is rejected, and has no devices; others get
-    them when the plugin is there."""
+    them when the plugin is there.
+    """
     await ready(lab, plugin)
     pod = Pod.of("a", plugin.resource, 1)
     await lab.run(pod)
@@ -142,7 +145,8 @@ async def pods_with_several_containers_survive(lab: Lab, plugin: Subject) -> Non
 @case(subjects=("ours",))
 async def a_finished_init_container_costs_the_pod(lab: Lab, plugin: Subject) -> None:
     """A running pod whose init container had devices is rejected when the kubelet starts before the plugin is back (1.25):
-    of a container that does not run, the kubelet wants healthy devices."""
+    of a container that does not run, the kubelet wants healthy devices.
+    """
     await ready(lab, plugin)
     pod = Pod("a", [Container("app", {plugin.resource: 1})], [Container("init", {plugin.resource: 1})])
     await lab.run(pod)

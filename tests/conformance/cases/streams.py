@@ -94,7 +94,9 @@ async def a_list_replaces_the_list(lab: Lab) -> None:
 @case()
 async def only_healthy_is_healthy(lab: Lab) -> None:
     """Health is the word Healthy and nothing like it."""
-    await offering(lab, device("1"), *(device(f"{n}", word) for n, word in enumerate(("healthy", "", "OK", "Healthy "), 2)))
+    await offering(
+        lab, device("1"), *(device(f"{n}", word) for n, word in enumerate(("healthy", "", "OK", "Healthy "), 2))
+    )
     await lab.offers(RESOURCE, 1, 5)
 
 
@@ -146,15 +148,15 @@ async def a_list_over_four_mebibytes(lab: Lab) -> None:
 @case()
 async def numa_nodes_arrive(lab: Lab) -> None:
     """A device's nodes arrive as they were sent: one, several, node 0, none."""
-    await offering(lab, device("0", "Healthy", 0), device("1", "Healthy", 1), device("01", "Healthy", 0, 1), device("-"))
+    await offering(
+        lab, device("0", "Healthy", 0), device("1", "Healthy", 1), device("01", "Healthy", 0, 1), device("-")
+    )
     await lab.offers(RESOURCE, 4)
     books = await lab.kubelet.books(RESOURCE)
     assert {key: seen.nodes for key, seen in books.items()} == {"0": (0,), "1": (1,), "01": (0, 1), "-": None}
 
 
-@case(
-    needs=[in_real_ones("serves no pod resources API"), since("1.21", "lists no allocatable devices")]
-)
+@case(needs=[in_real_ones("serves no pod resources API"), since("1.21", "lists no allocatable devices")])
 async def an_empty_topology_hides_the_device(lab: Lab) -> None:
     """A device with a topology of no nodes is not listed as allocatable in the pod resources API."""
     await offering(lab, device("1"), pb.Device(id="2", health="Healthy", topology=pb.TopologyInfo()))

@@ -39,13 +39,16 @@ async def hints_name_the_nodes(lab: Lab) -> None:
     assert set(hints) == {Hint((0,), preferred=True), Hint((0, 1), preferred=False)}
     await lab.serve(Widgets("example.com/plain", [Device("p1")]))
     await lab.offers("example.com/plain", 1)
-    assert (await lab.kubelet.hints(Pod.of("b", "example.com/plain", 1))).containers["main"] == {"example.com/plain": None}
+    assert (await lab.kubelet.hints(Pod.of("b", "example.com/plain", 1))).containers["main"] == {
+        "example.com/plain": None
+    }
 
 
 @case(options=Options(numa_nodes=2, topology_policy="single-numa-node"), needs=[NO_TOPOLOGY_MANAGER])
 async def devices_are_aligned(lab: Lab) -> None:
     """With the policy single-numa-node all devices of a container are of one node, the plugin chooses among those, and what
-    fits on no node is refused."""
+    fits on no node is refused.
+    """
     devices = [widget(f"w{n}", nodes=[n // 3]) for n in range(6)]
     plugin = Hinting(devices=devices)
     await lab.serve(plugin)

@@ -1,13 +1,11 @@
-"""Plugins and fake kubelets that are broken on purpose, one promise each, and the case that catches each of them.
-
-A mutant exists in the test's process only: it replaces something inside devplugin for one run of one case.
-"""
+"""Plugins that break a promise."""
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,35 +13,20 @@ from typing import Any
 import pytest
 from grpclib import GRPCError, Status
 
-from devplugin import Allocation, ConfigurationError, Device, Health, _kubelet, _server, _service, _session, _snapshot, _wire
-from devplugin.testing import _allocation, _devices, _grpc, _poddevices, _registration, _run, _versions
-
-__all__ = ["MUTANTS", "Mutant"]
-
-Apply = Callable[[pytest.MonkeyPatch], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """What is broken, which case must notice, where, and in which words."""
-
-    name: str
-    case: str
-    kubelet: str
-    notices: str
-    apply: Apply
-    subject: str | None = None
-
-
-MUTANTS: list[Mutant] = []
-
-
-def mutant(case: str, kubelet: str, notices: str, *, subject: str | None = None) -> Callable[[Apply], Apply]:
-    def register(apply: Apply) -> Apply:
-        MUTANTS.append(Mutant(apply.__name__, case, kubelet, notices, apply, subject))
-        return apply
-
-    return register
+from devplugin import (
+    Allocation,
+    ConfigurationError,
+    Device,
+    Health,
+    KubeletUnavailable,
+    _kubelet,
+    _server,
+    _service,
+    _session,
+    _snapshot,
+    _wire,
+)
+from tests.conformance.mutants import mutant
 
 
 class _Instead:
@@ -59,7 +42,7 @@ class _Instead:
 
 def _lingering(seconds: float) -> Callable[..., Any]:
     """`serving()` that ends its connections only so much later."""
-    real, left = _session.serving, set[asyncio.Task[None]]()
+    real, left = _server.serving, set[asyncio.Task[None]]()
 
     async def close_late(stack: AsyncExitStack) -> None:
         try:
@@ -87,9 +70,6 @@ async def _returns_at_once(*_: object) -> None:
     return
 
 
-# Plugins
-
-
 @mutant("a_pod_gets_its_devices", "fake-1.36", "4 of example.com/widget|Counts", subject="ours")
 def registers_before_it_serves(patch: pytest.MonkeyPatch) -> None:
     """The kubelet dials back inside Register, and nobody listens."""
@@ -109,7 +89,7 @@ def registers_before_it_serves(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("every_registration_has_a_socket_of_its_own", "fake-1.36", "assert 3 == 1")
 def uses_one_name_for_its_socket(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_server, "os", _Instead(_server.os, urandom=bytes))
+    patch.setattr(_server, "os", _Instead(os, urandom=bytes))
 
 
 @mutant("its_own_socket_is_removed", "real-1.36", "2 == |== 2|3 of example.com/widget|Counts")
@@ -126,12 +106,12 @@ def leaves_its_connections_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_session, "serving", _lingering(3600))
 
 
-@mutant("the_kubelet_stops_and_starts", "fake-1.36", "the devices after s of ksc", subject="ours")
+@mutant("the_kubelet_stops_and_starts", "fake-1.36", "allocatable after s of ksc", subject="ours")
 def registers_only_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_session.Registration, "_another_kubelet", lambda *_: asyncio.Event().wait())
 
 
-@mutant("the_kubelet_stops_and_starts", "real-1.37", "the devices after s of ksc", subject="ours")
+@mutant("the_kubelet_stops_and_starts", "real-1.37", "allocatable after s of ksc", subject="ours")
 def looks_at_nothing_once_it_is_registered(patch: pytest.MonkeyPatch) -> None:
     """Neither at kubelet.sock, nor at its own socket, nor at the stream."""
     patch.setattr(_session.Registration, "_over", _does_nothing)
@@ -149,7 +129,7 @@ def does_not_notice_that_its_socket_is_gone(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("every_registration_has_a_socket_of_its_own", "real-1.36", r"== set\(\)")
 def leaves_its_socket_behind(patch: pytest.MonkeyPatch) -> None:
-    real = _session.serving
+    real = _server.serving
 
     @asynccontextmanager
     async def serving(directory: Path, name: str, mapping: Any) -> AsyncIterator[_server.Server]:
@@ -171,7 +151,7 @@ def gives_up_without_a_kubelet(patch: pytest.MonkeyPatch) -> None:
         try:
             async with real(directory) as client:
                 yield client
-        except _kubelet.KubeletUnavailable as error:
+        except KubeletUnavailable as error:
             raise ConfigurationError("no kubelet") from error
 
     real = _kubelet.KubeletDirectory.dial
@@ -180,7 +160,7 @@ def gives_up_without_a_kubelet(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("one_device_falls_ill_and_recovers", "real-1.36", r"no Counts\(capacity=1, allocatable=0\)")
 def leaves_unhealthy_devices_out(patch: pytest.MonkeyPatch) -> None:
-    real = _snapshot.encode_device
+    real = _wire.encode_device
     patch.setattr(_snapshot, "encode_device", lambda each: real(each) if each.health is Health.HEALTHY else b"")
 
 
@@ -193,14 +173,16 @@ def _with_topology(device: Device, topology: bytes) -> bytes:
 
 @mutant("no_device_is_hidden", "real-1.36", r"== \{'w1', 'w2'\}")
 def sends_an_empty_topology(patch: pytest.MonkeyPatch) -> None:
-    real = _snapshot.encode_device
+    real = _wire.encode_device
     patch.setattr(_snapshot, "encode_device", lambda each: real(each) if each.numa_nodes else _with_topology(each, b""))
 
 
 @mutant("nodes_are_sent_as_they_are", "real-1.36", r"\{'w1': None")
 def takes_node_0_for_none(patch: pytest.MonkeyPatch) -> None:
-    real = _snapshot.encode_device
-    patch.setattr(_snapshot, "encode_device", lambda each: real(replace(each, numa_nodes=[*filter(None, each.numa_nodes)])))
+    real = _wire.encode_device
+    patch.setattr(
+        _snapshot, "encode_device", lambda each: real(replace(each, numa_nodes=[*filter(None, each.numa_nodes)]))
+    )
 
 
 @mutant("unknown_and_unhealthy_devices_are_refused", "real-1.36", "admitted=True")
@@ -220,7 +202,7 @@ def answers_for_no_container(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("a_pod_gets_its_devices", "real-1.36", "mounts=|Grant", subject="ours")
 def forgets_the_mounts(patch: pytest.MonkeyPatch) -> None:
-    real = _service.encode_allocate
+    real = _wire.encode_allocate
 
     def encode(allocations: Iterable[Allocation]) -> bytes:
         return real([replace(each, mounts=()) for each in allocations])
@@ -260,92 +242,10 @@ def sends_the_same_list_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_snapshot.Snapshot, "take", take)
 
 
-@mutant("a_list_that_is_too_long_is_not_sent", "real-1.36", "no healthy devices present|unregistered|has been stopped|unavailable|registrations|Counts")
+@mutant(
+    "a_list_that_is_too_long_is_not_sent",
+    "real-1.36",
+    "no healthy devices present|has been stopped",
+)
 def sends_lists_that_are_too_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_snapshot, "LIST_BYTES_MAX", math.inf)
-
-
-# Fake kubelets
-
-
-@mutant("an_invalid_name_is_refused", "fake-1.36", "the registration was accepted")
-def takes_any_name(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_registration, "is_extended_resource_name", lambda _: True)
-
-
-@mutant("a_wrong_version_is_refused", "fake-1.36", "the registration was accepted")
-def takes_any_version(patch: pytest.MonkeyPatch) -> None:
-    class Any_:
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        __hash__ = None  # type: ignore[assignment]
-
-    patch.setattr(_registration, "API_VERSION", Any_())
-
-
-@mutant("a_plugin_that_ends_is_away", "fake-1.36", r"Counts\(capacity=4, allocatable=0\)", subject="ours")
-def has_no_grace(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_devices, "GRACE_S", 0.0)
-
-
-@mutant("a_stream_that_ends_later", "fake-1.36", r"Counts\(capacity=0, allocatable=0\)")
-def has_grace_for_ever(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_devices, "GRACE_S", 1e9)
-
-
-def _behaves(patch: pytest.MonkeyPatch, version: str, **otherwise: Any) -> None:
-    patch.setitem(_versions.VERSIONS, version, replace(_versions.VERSIONS[version], **otherwise))
-
-
-@mutant("the_late_end_of_an_old_stream", "fake-1.36", r"Counts\(capacity=2, allocatable=0\)")
-def forgives_a_late_end(patch: pytest.MonkeyPatch) -> None:
-    _behaves(patch, "1.36", keyed_by_socket=True)
-
-
-@mutant("a_second_instance_that_is_withdrawn", "fake-1.37", "has been stopped")
-def forgives_no_late_end(patch: pytest.MonkeyPatch) -> None:
-    _behaves(patch, "1.37", keyed_by_socket=False)
-
-
-@mutant("no_pod_is_admitted_while_the_plugin_is_away", "fake-1.36", "can not allo", subject="ours")
-def words_a_refusal_differently(patch: pytest.MonkeyPatch) -> None:
-    _behaves(patch, "1.36", unregistered="can not allocate unregistered device {resource}")
-
-
-@mutant("a_list_over_four_mebibytes", "fake-1.36", r"Counts\(capacity=2, allocatable=0\)")
-def takes_lists_of_any_length(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_grpc, "MAX_MESSAGE_BYTES", math.inf)
-
-
-@mutant("a_list_replaces_the_list", "fake-1.36", r"Counts\(capacity=2, allocatable=2\)")
-def keeps_what_is_not_listed_any_more(patch: pytest.MonkeyPatch) -> None:
-    real = _devices.DeviceManager.received
-
-    def received(manager: _devices.DeviceManager, client: Any, devices: list[Any]) -> None:
-        known: Mapping[str, Any] = manager.devices.get(client.resource, {})
-        real(manager, client, [*{**known, **{each.id: each for each in devices}}.values()])
-
-    patch.setattr(_devices.DeviceManager, "received", received)
-
-
-@mutant("init_containers_lend_their_devices", "fake-1.36", "requested number of devices unavailable", subject="ours")
-def takes_new_devices_after_the_init_containers(patch: pytest.MonkeyPatch) -> None:
-    real = _allocation.Allocator._allocate_container
-    patch.setattr(_allocation.Allocator, "_allocate_container", lambda self, claimant, _: real(self, claimant, {}))
-
-
-@mutant("the_kubelet_stops_and_starts", "fake-1.36", "A start of .*OutOfexample.com/widget", subject="ours")
-def forgets_its_allocations(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_devices, "read_checkpoint", lambda _: (_poddevices.PodDevices(), ["example.com/widget"]))
-
-
-@mutant("an_allocation_that_hangs_blocks_the_node", "fake-1.36", r"== \[\]")
-def admits_pods_side_by_side(patch: pytest.MonkeyPatch) -> None:
-    real = _run.KubeletRun._admit
-
-    async def admit(run: _run.KubeletRun, pod: Any) -> None:
-        assert run._tasks is not None
-        run._tasks.start_soon(real, run, pod)
-
-    patch.setattr(_run.KubeletRun, "_admit", admit)
