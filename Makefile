@@ -45,7 +45,7 @@ check: $(READY) ## everything that must hold before a commit
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage run -m pytest -q -n auto
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 	@$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build/html

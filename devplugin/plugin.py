@@ -110,11 +110,7 @@ class DevicePluginBase(ABC, Generic[D]):
         finally:
             with _shield():  # hooks may need until the last call what devices() tears down
                 ended = [await _end(registered, None), await _end(enumerating, _TEAR_DOWN_WITHIN_S)]
-            failures = [failure for failure in ended if failure is not None]
-            for failure in failures[1:]:
-                log.error("%s failed at the end as well", self.resource_name, exc_info=failure)
-            if failures:
-                raise failures[0]
+            _raise_first([failure for failure in ended if failure is not None])
 
     def _overrides(self, hook: str) -> bool:
         return getattr(type(self), hook) is not getattr(DevicePluginBase, hook)
@@ -127,6 +123,13 @@ def _shield() -> AbstractContextManager[object]:
     """
     anyio = sys.modules.get("anyio")
     return anyio.CancelScope(shield=True) if anyio else nullcontext()
+
+
+def _raise_first(failures: list[BaseException]) -> None:
+    for failure in failures[1:]:
+        log.error("this failed at the end as well", exc_info=failure)
+    if failures:
+        raise failures[0]
 
 
 async def _end(task: asyncio.Task[None], within_s: float | None) -> BaseException | None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY
@@ -75,25 +76,20 @@ def _set_logging_up() -> None:
 async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os.PathLike[str]) -> None:
     loop, main = asyncio.get_running_loop(), asyncio.current_task()
     assert main is not None
-    signals: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
         for each in _SIGNALS:  # the next one ends the process
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
         log.info("%s: stopping", number.name)
-        signals.append(number)
         main.cancel()
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop, number)
-    try:
+    with suppress(asyncio.CancelledError):  # by stop(): nobody else has this task
         async with asyncio.TaskGroup() as group:
             for plugin in plugins:
                 group.create_task(plugin.serve(kubelet_dir=kubelet_dir), name=plugin.resource_name)
-    except asyncio.CancelledError:
-        if not signals:
-            raise
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -1,6 +1,7 @@
 """Wake-ups: nothing that changes is missed, and nothing wakes for what does not matter."""
 
 import asyncio
+import ctypes
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,13 @@ async def test_without_inotify_it_looks_every_second(
     assert caplog.messages == [
         "inotify is not to be had ([Errno 24] Too many open files): looking every 0.01 s instead"
     ]
+
+
+async def test_a_system_without_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another system's C library has no such function, and that is an OSError like the others."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    with pytest.raises(OSError, match="this system has no inotify"):
+        Inotify()
 
 
 async def test_without_a_watch_left_it_looks_every_second(
