@@ -100,8 +100,9 @@ class Service(Generic[D]):
 
     async def calls_done(self, within_s: float) -> None:
         """Return when no call is under way, or after ``within_s`` seconds."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), within_s)
+        with suppress(TimeoutError):  # asyncio.wait_for would lose a cancellation on Python 3.11
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
 
     async def _answer(self, stream: RawStream, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
         self._calls += 1

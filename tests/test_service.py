@@ -366,6 +366,18 @@ async def test_a_call_without_a_message(directory: Path) -> None:
         assert await refused(call(nothing())) == (grpc.StatusCode.INVALID_ARGUMENT, "the request has no message")
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancellation_while_calls_are_awaited_is_not_lost(directory: Path, turns: int) -> None:
+    """At whatever turn of the loop it comes: on Python 3.11 asyncio.wait_for() would lose it, and serve() never end."""
+    async with served(Gpus(), directory, *GPUS) as plugin:
+        waiting = asyncio.create_task(plugin.service.calls_done(10))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        requested = waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() == requested
+
+
 async def test_calls_are_independent(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A call that waits holds up no other, and calls_done() waits for it."""
     caplog.set_level(logging.DEBUG, "devplugin")
