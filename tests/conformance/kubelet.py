@@ -66,6 +66,11 @@ class Version:
         return self._modern
 
     @property
+    def crashes_over_a_device_that_went(self) -> bool:
+        """A device that is left out of the list during its allocation is a nil pointer then (seen from 1.34 to 1.37)."""
+        return self >= Version(1, 34)
+
+    @property
     def unregistered(self) -> str:
         """How a resource is called that nobody offers any more."""
         return "cannot allocate unregistered device" if self._modern else "can't allocate unregistered device"

@@ -3,12 +3,14 @@
 import asyncio
 
 import grpc
+import pytest
 
 from devplugin._proto import v1beta1 as pb
 from tests.conformance.cases.registration import RESOURCE
 from tests.conformance.lab import Lab
 from tests.conformance.registry import case, in_real_ones, since
 from tests.kubelets.answers import Container, DeviceNode, Mount, Pod
+from tests.kubelets.driver import DriverError
 from tests.testing.grpcio_plugin import GrpcioPlugin, Refusal, healthy
 
 
@@ -127,13 +129,33 @@ async def an_allocation_that_hangs_blocks_the_node(lab: Lab) -> None:
     third = await lab.raw("c.sock")  # all else goes on
     await third.register("example.com/third")
     await lab.offers("example.com/third", 4)
-    await plugin.send(*healthy("1", "2", "3"))
-    await lab.offers(RESOURCE, 3)
+    await plugin.send(*healthy("1", "2", "3", "4", "5"))  # and none less: see the next case
+    await lab.offers(RESOURCE, 5)
     assert not first.done()
     assert other.asked("Allocate") == []
     answer.set()
     assert (await first).admitted
     assert (await second).admitted
+
+
+@case(needs=[in_real_ones("does not crash where the real one does")])
+async def a_device_that_goes_while_it_is_allocated(lab: Lab) -> None:
+    """Leaving a device out of the list while Allocate for it is under way crashes the kubelet (1.34 to 1.37): a device that
+    may be in use is to be called unhealthy instead.
+    """
+    plugin = await offering(lab)
+    answer = asyncio.Event()
+    plugin.hold = {"Allocate": answer}
+    admission = asyncio.create_task(lab.kubelet.admit(Pod.of("a", RESOURCE, 4)))
+    await asyncio.wait_for(plugin.called("Allocate"), lab.kubelet.timeout_s)
+    await plugin.send(*healthy("1"))
+    await lab.offers(RESOURCE, 1)
+    answer.set()
+    if lab.version.crashes_over_a_device_that_went:
+        with pytest.raises(DriverError, match="nil pointer dereference"):
+            await admission
+    else:
+        assert (await admission).admitted
 
 
 @case()

@@ -15,6 +15,7 @@ async def offering(lab: Lab, *ids: str) -> Widgets:
     """A plugin of ours whose devices are there."""
     plugin = Widgets(devices=[widget(key) for key in ids or IDS])
     await lab.serve(plugin)
+    await lab.registered(RESOURCE, 1)
     await lab.offers(RESOURCE, len(ids or IDS))
     return plugin
 

@@ -239,10 +239,12 @@ def sockets(directory: Path) -> set[str]:
 async def every_registration_has_a_socket_of_its_own(lab: Lab) -> None:
     """No socket's name is used twice, old sockets do not stay, and an orderly end leaves none."""
     served = await lab.serve(Widgets())
+    await lab.registered(RESOURCE, 1)
     await lab.offers(RESOURCE, 4)
-    for _ in range(2):
+    for restarts in (1, 2):
         await lab.kubelet.kill()
         await lab.kubelet.start()
+        await lab.registered(RESOURCE, 1 + restarts)
         await lab.offers(RESOURCE, 4)
     names = lab.kubelet.registered(RESOURCE)
     assert len(names) == len(set(names)) == 3

@@ -192,7 +192,8 @@ def does_not_check_ids(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("allocate_hangs", "real-1.36", "allocate was not answered")
 def lets_hooks_hang(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_service, "asyncio", _Instead(asyncio, timeout=lambda _: asyncio.timeout(None)))
+    real = _service.Service._refusing
+    patch.setattr(_service.Service, "_refusing", lambda self, hook, ids, _: real(self, hook, ids, 3600.0))
 
 
 @mutant("a_pod_gets_its_devices", "real-1.36", "no containers return in allocation response", subject="ours")
@@ -245,7 +246,7 @@ def sends_the_same_list_again(patch: pytest.MonkeyPatch) -> None:
 @mutant(
     "a_list_that_is_too_long_is_not_sent",
     "real-1.36",
-    "no healthy devices present|has been stopped",
+    "UnexpectedAdmissionError",
 )
 def sends_lists_that_are_too_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_snapshot, "LIST_BYTES_MAX", math.inf)
