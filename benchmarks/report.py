@@ -114,7 +114,7 @@ def _growth(results: Results) -> str:
                 if len(points) > 1:
                     constant, slope = growth.line(points)
                     shown = (f"{value:,.{figure.digits}f}" for _, value in points)
-                    rows.append([f"{figure.title}, {figure.unit}: {peer.name}", *shown, _line(constant, slope)])
+                    rows.append([f"{figure.title}, {figure.unit}: {peer.name}", *shown, _line(constant, slope, axis)])
         if rows:
             sizes = [f"{size:,}" for size, _ in growth_points(results, GROWTH[0], axis, DEVPLUGIN)]
             tables.append(_table([axis, *sizes, "constant + slope"], rows))
@@ -129,8 +129,12 @@ def growth_points(results: Results, figure: Figure, axis: str, peer: Peer) -> li
     return [(size, median) for size, median in medians if median is not None]
 
 
-def _line(constant: float, slope: float) -> str:
-    return f"{constant:.2f} + {slope * 1000:.3g} a thousand"
+def _line(constant: float, slope: float, axis: str) -> str:
+    return (
+        f"{constant:.2f} + {slope * 1000:.3g} for 1,000"
+        if axis == "devices"
+        else f"{constant:.2f} + {slope:.3g} for each"
+    )
 
 
 def _spread(figure: Figure, values: Sequence[float]) -> str:

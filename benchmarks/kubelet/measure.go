@@ -148,7 +148,7 @@ func (k *kubelet) watch(c command) (*watched, error) {
 }
 
 func watchOnce(clients []api.DevicePluginClient) (arrived, decoded int64, err error) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var group sync.WaitGroup
 	var lastArrived, lastDecoded atomic.Int64

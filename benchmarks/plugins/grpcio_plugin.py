@@ -18,7 +18,8 @@ from protobuf_devices import CHANNEL_OPTIONS, REGISTER_WITHIN_S, RETRY_S, Device
 
 log = logging.getLogger("plugin")
 
-# A stream occupies a thread for as long as it lives; these are for the calls.
+# A stream occupies a thread for as long as it lives, and the benchmarks open another one to each resource. Threads are
+# started when they are needed, so that more of them cost nothing.
 _THREADS_FOR_CALLS = 8
 
 
@@ -85,7 +86,7 @@ class Plugin(pb_grpc.DevicePluginServicer):
 
 
 def main(directory: str, prefix: str, resources: int, devices: int) -> None:
-    threads = ThreadPoolExecutor(resources + _THREADS_FOR_CALLS)
+    threads = ThreadPoolExecutor(2 * resources + _THREADS_FOR_CALLS)
     plugins = [Plugin(directory, f"{prefix}{n:03}", devices, threads) for n in range(resources)]
     kubelet_socket = KubeletSocket(directory)
     readable: list[object] = [kubelet_socket.fd, sys.stdin]

@@ -24,7 +24,9 @@ class Devices:
         self.response = pb.ListAndWatchResponse(
             devices=[pb.Device(ID=f"device-{n:09}", health="Healthy") for n in range(count)]
         )
-        self.by_id = {device.ID: device for device in self.response.devices}
+        self.places = {
+            device.ID: n for n, device in enumerate(self.response.devices)
+        }  # an object for each would be dear
 
     def flip(self, which: slice) -> None:
         for device in self.response.devices[which]:
@@ -36,10 +38,10 @@ class Devices:
             ids = wanted.devices_ids
             log.info("Allocate %s", ids)
             for i in ids:
-                device = self.by_id.get(i)
-                if device is None:
+                place = self.places.get(i)
+                if place is None:
                     raise Refused(grpc.StatusCode.NOT_FOUND, f"no device {i}")
-                if device.health != "Healthy":
+                if self.response.devices[place].health != "Healthy":
                     raise Refused(grpc.StatusCode.UNAVAILABLE, f"device {i} is unhealthy")
             response.container_responses.add(
                 envs={"DEVICES": ",".join(ids)},
