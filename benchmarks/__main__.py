@@ -18,6 +18,9 @@ from .sections import SECTIONS
 
 _DOCS = ROOT / "docs"
 _BEGIN, _END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+_PLOT_SAYS = (
+    "Memory, time to first list, CPU of one change and Allocate latency over the number of devices and of resources"
+)
 
 
 def main() -> int:
@@ -44,10 +47,9 @@ def main() -> int:
             file = options.json or environments.directory() / "results.json"
             file.write_text(report.to_json(results, facts))
             _say(f"the results are in {file}")
-        tables = report.markdown(results, facts)
-        print(tables)
+        print(report.markdown(results, facts))
         if options.write_docs:
-            _write_docs(results, facts, tables)
+            _write_docs(results, facts)
     except (NotToBeHad, BenchmarkError) as error:
         _say(str(error))
         return 1
@@ -85,16 +87,17 @@ def _takes_part(peer: Peer, results: Results) -> bool:
         return False
 
 
-def _write_docs(results: Results, facts: dict[str, object], tables: str) -> None:
+def _write_docs(results: Results, facts: dict[str, object]) -> None:
     """Replace what stands between the marks of the page, and the plot and the results beside it."""
+    results_file, plot = HERE / "results.json", _DOCS / "growth.svg"
+    results_file.write_text(report.to_json(results, facts))
+    subprocess.run([environments.tools(), HERE / "plot.py", results_file, plot], check=True)
     page = _DOCS / "performance.md"
     before, _, rest = page.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
+    tables = report.markdown(results, facts, f"![{_PLOT_SAYS}]({plot.name})")
     page.write_text(f"{before}{_BEGIN}\n{tables}\n{_END}{after}")
-    results_file = HERE / "results.json"
-    results_file.write_text(report.to_json(results, facts))
-    subprocess.run([environments.tools(), HERE / "plot.py", results_file, _DOCS / "growth.svg"], check=True)
-    _say(f"wrote {page}, {results_file} and {_DOCS / 'growth.svg'}")
+    _say(f"wrote {page}, {plot} and {results_file}")
 
 
 def _say(text: str) -> None:

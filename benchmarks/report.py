@@ -47,10 +47,17 @@ def from_json(text: str) -> tuple[Results, dict[str, Any]]:
     return results, facts
 
 
-def markdown(results: Results, facts: dict[str, Any]) -> str:
-    """All tables."""
-    parts = [_facts(results, facts), _figures(results), _ratios(results), _goals(results), _growth(results)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def markdown(results: Results, facts: dict[str, Any], plot: str = "") -> str:
+    """All tables under headings, and the plot, which is a Markdown image, beside those of growth."""
+    growing = _growth(results)
+    parts = {
+        "Figures": _figures(results),
+        "Ratios": _ratios(results),
+        "Goals": _goals(results),
+        "Growth": growing and "\n\n".join(filter(None, [plot, growing])),
+    }
+    sections = (f"## {title}\n\n{text}" for title, text in parts.items() if text)
+    return "\n\n".join([_facts(results, facts), *sections]) + "\n"
 
 
 def _facts(results: Results, facts: dict[str, Any]) -> str:
