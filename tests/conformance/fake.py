@@ -1,5 +1,6 @@
 """`FakeKubelet` behind the suite's interface."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Never, Self
@@ -11,6 +12,7 @@ from tests.conformance.kubelet import Counts, Seen, Version, nothing_granted
 from tests.kubelets.answers import Admission, Allotment, Container, DeviceNode, Grant, Hints, Mount, Pod, Start
 from tests.kubelets.driver import Options
 
+_LOOK_S = 0.005
 _RETRY_S = 10.0  # the longest pause before the pod worker tries again
 _FAILED = "CreateContainerConfigError"
 
@@ -26,6 +28,7 @@ class FakeAdapter:
         self._fake = FakeKubelet(directory, str(version))
         self._pods: dict[str, FakePod] = {}
         self._seen: dict[tuple[str, str], object] = {}
+        self._back_off_s: dict[tuple[str, str], float] = {}
         self._flushes = 0
 
     def __repr__(self) -> str:
@@ -105,7 +108,9 @@ class FakeAdapter:
             bound=True,
         )
         self._pods[pod.uid] = fake
-        await self.until(lambda: fake.admitted or fake.failure, f"The decision on {pod.name}")
+        async with asyncio.timeout(self.timeout_s):
+            while not (fake.admitted or fake.failure):  # noqa: ASYNC110 - nobody is told of an admission as such
+                await asyncio.sleep(_LOOK_S)
         return await self.decision(pod)
 
     async def decision(self, pod: Pod) -> Admission:
@@ -156,8 +161,10 @@ class FakeAdapter:
                 await self._pass_back_off(status)
 
     async def _pass_back_off(self, status: ContainerStatus) -> None:
-        crashed = status.state
-        self._fake.clock.advance(_RETRY_S)
+        crashed, container = status.state, (status.pod_uid, status.name)
+        delay_s = self._back_off_s.get(container, _RETRY_S)
+        self._back_off_s[container] = 2 * delay_s
+        self._fake.clock.advance(delay_s)
         await self.until(lambda: status.state is not crashed, f"The next start of {status!r}")
 
     async def finish(self, pod: Pod) -> None:

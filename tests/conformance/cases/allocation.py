@@ -268,6 +268,28 @@ async def a_start_that_the_plugin_refuses_is_tried_again(lab: Lab) -> None:
 
 
 @case()
+async def a_start_that_hangs(lab: Lab) -> None:
+    """The kubelet waits 30 s for PreStartContainer, then the container has not started, and other pods were not held up."""
+    plugin = await offering(lab, _PREPARES)
+    answer = asyncio.Event()
+    plugin.hold = {"PreStartContainer": answer}
+    pod = Pod.of("a", RESOURCE, 1)
+    assert (await lab.kubelet.admit(pod)).admitted
+    start = asyncio.create_task(lab.kubelet.start_container(pod))
+    await asyncio.wait_for(plugin.called("PreStartContainer"), lab.kubelet.timeout_s)
+    assert (await lab.kubelet.admit(Pod.of("b", RESOURCE, 1))).admitted
+    assert not start.done()
+    refused = await start
+    assert (refused.started, refused.reason) == (False, "CreateContainerConfigError")
+    assert refused.message == (
+        "device plugin PreStartContainer rpc failed with err: "
+        "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+    )
+    answer.set()
+    await lab.started(pod)
+
+
+@case()
 async def no_start_without_a_plugin_that_prepares(lab: Lab) -> None:
     """Where PreStartContainer is wanted, a container cannot start again while the plugin is away, not even in its grace."""
     plugin = await offering(lab, _PREPARES)

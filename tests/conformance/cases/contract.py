@@ -211,3 +211,24 @@ async def _settled(lab: Lab, plugin: Subject) -> None:
     if lab.version.late_end_takes_the_new_registration:
         await lab.registered(plugin.resource, 3)
     await lab.offers(plugin.resource, len(plugin.ids))
+
+
+@case()
+async def a_second_instance_leaves_again(lab: Lab, plugin: Subject) -> None:
+    """An update that is withdrawn: from 1.37 on the first instance serves as before; until then the kubelet has dropped it
+    without telling it, so there is nothing until it starts again.
+    """
+    await ready(lab, plugin)
+    second = plugin.another()
+    await lab.start(second)
+    await lab.registered(plugin.resource, 2)
+    await lab.listed(plugin.resource, 2)
+    await second.stop()
+    if not lab.version.knows_sockets:
+        await lab.away(plugin.resource, len(plugin.ids))
+        await plugin.stop()
+        await lab.start(plugin)
+    else:
+        await lab.ended(plugin.resource, 1)
+    await lab.offers(plugin.resource, len(plugin.ids))
+    await lab.run(Pod.of("a", plugin.resource, len(plugin.ids)))
