@@ -148,7 +148,7 @@ async def options_that_hang_hold_up_only_their_own_plugin(lab: Lab) -> None:
     answer = asyncio.Event()
     plugin.hold = {"GetDevicePluginOptions": answer}
     if lab.version.dials_inside_register:
-        with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED|DeadlineExceeded"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"DEADLINE_EXCEEDED|DeadlineExceeded"):
             await plugin.register(RESOURCE, timeout_s=1)
     else:
         await plugin.register(RESOURCE)
