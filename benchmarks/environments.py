@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ PLUGINS = HERE / "plugins"
 PROTO = ROOT / "devplugin" / "_proto" / "deviceplugin_v1beta1.proto"
 
 _GRPCIO = "grpcio>=1.75"
+_UNUSED_S = 14 * 24 * 3600
 _TOOLS = ("pip>=25.1", "grpcio-tools>=1.75", "matplotlib>=3.10")
 
 
@@ -150,11 +152,16 @@ def _made(name: str, inputs: Sequence[str | bytes]) -> Iterator[tuple[Path, bool
         if missing and path.exists():
             shutil.rmtree(path)
         yield path, missing
+        finished.touch()  # in use
         if missing:
-            finished.touch()
-            for other in directory().glob(f"{name}-*"):
-                if other != path and not other.name.removeprefix(f"{name}-")[0].isalpha():
-                    shutil.rmtree(other)
+            _remove_unused()
+
+
+def _remove_unused() -> None:
+    """Remove what no run has used for two weeks. Younger ones may be those of another Python or another checkout."""
+    for finished in directory().glob("*/.finished"):
+        if time.time() - finished.stat().st_mtime > _UNUSED_S:
+            shutil.rmtree(finished.parent)
 
 
 def _run(*command: str | Path, cwd: Path | None = None) -> None:
