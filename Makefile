@@ -6,7 +6,7 @@ PY := $(BIN)/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fix endurance demo docs proto clean
+.PHONY: help test check fix endurance conformance e2e bench demo docs proto clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -56,6 +56,16 @@ fix: $(READY) ## format, and mend what can be mended by itself
 
 endurance: $(READY) ## a thousand kubelet restarts, two hundred kills: minutes
 	@$(PY) -m pytest -m endurance tests/test_endurance.py
+
+conformance: $(READY) ## the same cases on the fake kubelet and on five real device managers (needs Go)
+	@tests/kubelets/build
+	@$(PY) -m pytest -m "conformance or kubelets" -n auto tests/kubelets tests/conformance
+
+e2e: $(READY) ## the whole scenario on a real node, in namespaces (needs root and Go)
+	@tests/e2e/run
+
+bench: ## measure it beside other ways to write a device plugin (needs Go; an hour)
+	@PYTHON=$(PYTHON) benchmarks/run
 
 demo: $(READY) ## play the whole scenario with the sample plugin on an embedded kubelet
 	@$(PY) -m examples.sample_device.demo
