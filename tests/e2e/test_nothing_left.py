@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from . import outside
-from .binaries import BINARIES
 from .paths import HERE, cache
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -25,30 +24,44 @@ class Traces:
     mounts: frozenset[str]
     groups: frozenset[str]
     interfaces: frozenset[str]
-    namespaces: frozenset[str]
     processes: frozenset[str]
     states: frozenset[str]
 
 
 def _traces() -> Traces:
-    processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
-    links: set[str] = set()
-    commands: set[str] = set()
-    programs = {binary.name for binary in BINARIES}
-    for process in processes:
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is hidden from us
-            links.update(str(link.readlink()) for link in (process / "ns").iterdir())
-            program, *arguments = (process / "cmdline").read_text().split("\0")
-            if Path(program).name in programs or "e2e" in arguments:
-                commands.add(f"{process.name} {program}")
     return Traces(
         mounts=frozenset(line for line in Path("/proc/self/mounts").read_text().splitlines() if _could_be_ours(line)),
         groups=frozenset(folder for folder, _, _ in os.walk("/sys/fs/cgroup")),
         interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
-        namespaces=frozenset(links),
-        processes=frozenset(commands),
+        processes=frozenset(f"{process.name} {command[0]}" for process, command in _node_processes()),
         states=frozenset(path.name for path in (cache() / "nodes").iterdir()),
     )
+
+
+def _processes() -> Iterator[tuple[Path, list[str]]]:
+    """Every process that is to be seen: its folder, and its command."""
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):  # it ended meanwhile, or is hidden from us
+                yield process, (process / "cmdline").read_text().split("\0")
+
+
+def _node_processes() -> Iterator[tuple[Path, list[str]]]:
+    for process, command in _processes():
+        if Path(command[0]).parent == cache() / "bin" or "e2e" in command:
+            yield process, command
+
+
+def _namespaces(processes: Iterable[tuple[Path, list[str]]]) -> set[str]:
+    found: set[str] = set()
+    for process, _ in processes:
+        with contextlib.suppress(OSError):
+            found.update(str(link.readlink()) for link in (process / "ns").iterdir())
+    return found
+
+
+def _nodes_own_namespaces() -> set[str]:
+    return _namespaces(_node_processes()) - _namespaces([(Path("/proc/self"), [])])
 
 
 def _could_be_ours(mount: str) -> bool:
@@ -106,13 +119,16 @@ def _machine() -> None:
     ],
 )
 def test_nothing_is_left(end: Callable[[subprocess.Popen[str]], None], statuses: set[int]) -> None:
-    """Not a mount, control group, interface, namespace, process or file."""
+    """Not a mount, control group, interface, process, namespace or file."""
     before = _traces()
     with _node_up() as run:
         assert _traces().groups != before.groups
+        namespaces = _nodes_own_namespaces()
+        assert len(namespaces) >= len(("mnt", "net", "pid", "uts", "ipc", "cgroup"))
         end(run)
         assert run.wait(60) in statuses
     assert _traces() == before
+    assert not namespaces & _namespaces(_processes())
 
 
 def test_killed_with_9_leaves_only_what_the_next_run_removes() -> None:
