@@ -68,11 +68,6 @@ def _manifest() -> str:
         raise FailedError(f"{DOCS} has no block with the caption daemonset.yaml")
     manifest, images = re.subn(r"image: \S+/serial-ports:1", f"image: {PLUGIN}:1\n        args: [-vv]", found[1])
     expect(images == 1, f"the manifest in {DOCS} has no image of the name serial-ports")
-    if (
-        "terminationMessagePath" not in manifest
-    ):  # made below a /dev that is mounted read-only, it would stop the container
-        at = "        securityContext:\n          runAsUser"
-        manifest = manifest.replace(at, f"        terminationMessagePath: /termination-log\n{at}")
     return manifest.replace("serial-ports", NAME)
 
 
