@@ -35,8 +35,8 @@ def measure(effort: Effort, results: Results, peers: Sequence[Peer]) -> None:
                     first_list_ms(alone, plugin)
                     lists = [first_list_ms(alone, plugin) for _ in range(_REPEATED)]
                     results.add(f"growth_list{at}", peer, statistics.median(lists))
-                    change_one(alone, plugin)
-                    changes = [change_one(alone, plugin)[1] for _ in range(_REPEATED)]
+                    change_one(plugin)
+                    changes = [change_one(plugin)[1] for _ in range(_REPEATED)]
                     results.add(f"growth_change{at}", peer, statistics.median(changes))
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .environments import PLUGINS, NotToBeHad
-from .peers import AIO, DEVPLUGIN, Peer, Plugin, Stage, stage
+from .peers import AIO, DEVPLUGIN, Peer, Plugin, stage
 from .processes import BenchmarkError
 from .results import Results
 
@@ -25,16 +25,16 @@ def measure(results: Results, peers: Sequence[Peer]) -> None:
     if not shutil.which("callgrind_control"):
         raise NotToBeHad("instructions are counted by valgrind, which is not on the PATH")
     for peer in peers:
-        with _counted(peer, devices=4) as (together, plugin, taken):
+        with _counted(peer, devices=4) as (plugin, taken):
             results.add("start_instructions", peer, taken() / _MILLION)
             plugin.allocate(_CALLS)  # the first ones do more
             taken()
             plugin.allocate(_CALLS)
             results.add("allocate_instructions", peer, taken() / _CALLS / 1e3)
-        with _counted(peer, devices=_DEVICES) as (together, plugin, taken):
-            _flap(together, plugin)
+        with _counted(peer, devices=_DEVICES) as (plugin, taken):
+            _flap(plugin)
             taken()
-            _flap(together, plugin)
+            _flap(plugin)
             results.add("change_instructions", peer, taken() / _FLAPS / _MILLION)
     for peer, script in ((DEVPLUGIN, "encode_devplugin.py"), (AIO, "encode_protobuf.py")):
         if peer in peers:
@@ -62,18 +62,18 @@ class Counters:
 
 
 @contextmanager
-def _counted(peer: Peer, devices: int) -> Iterator[tuple[Stage, Plugin, Counters]]:
+def _counted(peer: Peer, devices: int) -> Iterator[tuple[Plugin, Counters]]:
     with tempfile.TemporaryDirectory(prefix="devplugin-bench-") as work, stage() as together:
         file = Path(work) / "callgrind"
         plugin = together.start(peer, devices=devices, wrapper=_callgrind(file))
-        yield together, plugin, Counters(plugin.process.pid, file)
+        yield plugin, Counters(plugin.process.pid, file)
 
 
-def _flap(together: Stage, plugin: Plugin) -> None:
-    together.kubelet.forget(plugin.resource)
+def _flap(plugin: Plugin) -> None:
+    plugin.forget_lists()
     for _ in range(_FLAPS):
         plugin.process.say("flap")
-        together.kubelet.next_list(plugin.resource, timeout_s=600)
+        plugin.next_list(timeout_s=600)
 
 
 def _callgrind(file: Path) -> list[str | Path]:

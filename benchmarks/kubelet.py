@@ -38,7 +38,7 @@ class Kubelet:
         self.registered: dict[str, int] = {}
         """When each resource was last registered."""
         self.lists: dict[str, list[List]] = {}
-        """The lists of each resource, in order, since `forget()`."""
+        """The lists of each resource, in order, since `forget()`, as far as they were not taken."""
 
     def __enter__(self) -> Self:
         return self
@@ -82,12 +82,6 @@ class Kubelet:
                 raise BenchmarkError(f"{what}: not within {timeout_s:g} s")
             with suppress(TimeoutError):
                 self._note(self._message(min(deadline_s, time.monotonic() + 1)))
-
-    def next_list(self, resource: str, timeout_s: float = _EVENT_S) -> List:
-        """The next list after `forget()`, or after the one before."""
-        seen = self.lists.setdefault(resource, [])
-        self.wait_until(lambda: bool(seen), f"a list of {resource}", timeout_s)
-        return seen.pop(0)
 
     def _note(self, message: dict[str, Any]) -> None:
         resource = message["resource"]

@@ -41,22 +41,22 @@ def changes(effort: Effort, results: Results, peers: Sequence[Peer]) -> None:
             plugins = start_measured(together, peers, length)
             for turn in range(effort.rounds + 1):
                 for plugin in plugins:
-                    took_ms, cpu_ms = change_one(together, plugin)
+                    took_ms, cpu_ms = change_one(plugin)
                     if turn:  # the first time is one of its own
                         results.add(f"change_{length}", plugin.peer, took_ms)
                         results.add(f"change_cpu_{length}", plugin.peer, cpu_ms)
 
 
-def change_one(together: Stage, plugin: Plugin) -> tuple[float, float]:
+def change_one(plugin: Plugin) -> tuple[float, float]:
     """How long a changed device takes to the wire, and how much CPU, in milliseconds."""
     process = plugin.process
     process.say("prepare one")
     process.heard()
-    together.kubelet.forget(plugin.resource)
+    plugin.forget_lists()
     time.sleep(0.05)
     cpu_ns, began_ns = process.cpu_ns(), time.monotonic_ns()
     process.say("change")
-    arrived_ns = together.kubelet.next_list(plugin.resource).arrived_ns
+    arrived_ns = plugin.next_list().arrived_ns
     time.sleep(0.05)  # what is left to do after it has been sent counts too
     return (arrived_ns - began_ns) / _MS, (process.cpu_ns() - cpu_ns) / _MS
 
@@ -77,7 +77,7 @@ def _worst_allocate_ms(together: Stage, plugin: Plugin, kind: str) -> float:
     kubelet, process = together.kubelet, plugin.process
     process.say(f"prepare {kind}")
     process.heard()
-    kubelet.forget(plugin.resource)
+    plugin.forget_lists()
     kubelet.command("begin_allocating", resource=plugin.resource, ids=plugin.peer.ids)
     time.sleep(0.1)
     began_ns = time.monotonic_ns()
@@ -85,7 +85,7 @@ def _worst_allocate_ms(together: Stage, plugin: Plugin, kind: str) -> float:
     if kind == "same":  # nothing may be sent
         time.sleep(1.0)
     else:
-        kubelet.next_list(plugin.resource)
+        plugin.next_list()
         time.sleep(0.1)
     calls = kubelet.command("end_allocating")["calls"]
     return float(max(ns for at_ns, ns in calls if at_ns + ns >= began_ns)) / _MS
@@ -110,11 +110,11 @@ def flapping(effort: Effort, results: Results, peers: Sequence[Peer]) -> None:
         flaps = effort.flaps // effort.rounds
         for _ in range(effort.rounds):
             for plugin in plugins:
-                together.kubelet.forget(plugin.resource)
+                plugin.forget_lists()
                 cpu_ns = plugin.process.cpu_ns()
                 for _ in range(flaps):
                     plugin.process.say("flap")
-                    together.kubelet.next_list(plugin.resource)
+                    plugin.next_list()
                 results.add("flapping", plugin.peer, (plugin.process.cpu_ns() - cpu_ns) / _S * 3600 / flaps)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from . import environments
 from .environments import HERE, PLUGINS, ROOT
-from .kubelet import Kubelet
-from .processes import BenchmarkError, Process
+from .kubelet import Kubelet, List
+from .processes import Process
 
 _START_S = 120.0
+_LIST_S = 120.0
 
 Command = list[str | Path]
 
@@ -105,9 +106,24 @@ class Plugin:
 
     def allocate(self, count: int) -> list[int]:
         """How long each of `count` calls took, one after the other."""
-        if self.kubelet is None:
-            raise BenchmarkError(f"{self.peer.name} has no Allocate")
+        assert self.kubelet
         return self.kubelet.allocate(self.resource, self.peer.ids, count)
+
+    def forget_lists(self) -> None:
+        assert self.kubelet
+        self.kubelet.forget(self.resource)
+
+    def next_list(self, timeout_s: float = _LIST_S) -> List:
+        """The next list of its first resource after `forget_lists()`, or after the one before."""
+        assert self.kubelet
+        seen = self.kubelet.lists[self.resource]
+
+        def there() -> bool:
+            self.process.check_running()
+            return bool(seen)
+
+        self.kubelet.wait_until(there, f"a list of {self.resource}", timeout_s)
+        return seen.pop(0)
 
 
 class Stage:
@@ -132,13 +148,12 @@ class Stage:
             kubelet.forget(name)
 
         def ready() -> bool:
-            if not process.running():
-                raise BenchmarkError(f"{peer.name} has ended; the end of its log:\n{process.tail()}")
+            process.check_running()
             return all(name in kubelet.registered and kubelet.lists[name] for name in names)
 
         kubelet.wait_until(ready, f"{peer.name} is registered", self.start_within_s * (10 if wrapper else 1))
         registered_ns = max(kubelet.registered[name] for name in names)
-        listed_ns = max(kubelet.next_list(name).decoded_ns for name in names)
+        listed_ns = max(kubelet.lists[name].pop(0).decoded_ns for name in names)
         return Plugin(peer, process, names, started_ns, registered_ns, listed_ns, self.directory, kubelet)
 
 

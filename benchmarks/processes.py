@@ -77,15 +77,17 @@ class Process:
         readable, _, _ = select.select([self._process.stdout], [], [], timeout_s)
         line = self._process.stdout.readline() if readable else b""
         if not line:
-            raise BenchmarkError(f"a plugin said nothing; the end of its log:\n{self.tail()}")
+            raise BenchmarkError(f"a plugin said nothing:\n{self.tail()}")
         return line.decode().strip()
 
     def tail(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
-    def running(self) -> bool:
-        return self._process.poll() is None
+    def check_running(self) -> None:
+        """Raise when it has ended."""
+        if self._process.poll() is not None:
+            raise BenchmarkError(f"a plugin has ended with status {self._process.returncode}:\n{self.tail()}")
 
     def memory(self) -> Memory:
         fields = _fields(f"/proc/{self.pid}/smaps_rollup")
