@@ -108,6 +108,7 @@ async def register_answers_when_the_plugin_is_connected(lab: Lab) -> None:
         assert len(plugin.asked("GetDevicePluginOptions")) == 1
     await lab.offers(RESOURCE, 4)
     assert len(plugin.asked("GetDevicePluginOptions")) == lab.version.dials_inside_register
+    await lab.registered(RESOURCE, 1)
     assert lab.kubelet.registered(RESOURCE) == ["a.sock"]
 
 

@@ -22,6 +22,7 @@ async def the_longest_list_is_sent(lab: Lab) -> None:
     plugin = Widgets(devices=filling(LIST_BYTES_MAX - 1))
     assert sum(len(encode_device(each)) for each in plugin._devices) == LIST_BYTES_MAX - 1
     await lab.serve(plugin)
+    await lab.registered(RESOURCE, 1)
     await lab.offers(RESOURCE, 64)
     plugin.show(*filling(LIST_BYTES_MAX))
     await lab.listed(RESOURCE, 2)
@@ -34,6 +35,7 @@ async def a_list_that_is_too_long_is_not_sent(lab: Lab) -> None:
     """A list of one byte over 4 MiB would end the registration: the last one stays, and the next one is sent again."""
     plugin = Widgets()
     await lab.serve(plugin)
+    await lab.registered(RESOURCE, 1)
     await lab.offers(RESOURCE, 4)
     plugin.show(*filling(LIST_BYTES_MAX + 1))
     await lab.run(Pod.of("a", RESOURCE, 1))
