@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from devplugin.testing import Clock, ConditionNotMet, Container, FakeKubelet, Pod, Running, Terminated, Waiting
+from tests.conftest import eventually
 from tests.testing.conftest import Serve
 from tests.testing.grpcio_plugin import RESOURCE, GrpcioPlugin, healthy
 
@@ -328,6 +329,7 @@ async def test_exec(kubelet: FakeKubelet, plugin: GrpcioPlugin) -> None:
     assert "SAMPLE_DEVICE" in await main.exec("env")
     with pytest.raises(subprocess.CalledProcessError):
         await main.exec("false")
+    await eventually(lambda: main.logs() == "up\n")
     pod.stop_container()
     await pod.failed()
     assert isinstance(main.state, Terminated)
