@@ -18,7 +18,7 @@ DEVICE_PLUGIN_DIRECTORY = "/var/lib/kubelet/device-plugins"
 SOCKET_NAME = "kubelet.sock"
 # Inside Register the kubelet dials the plugin for up to 10 s and asks for its options.
 _REGISTER_WITHIN_S = 15.0
-# The beginning and the end of the kubelet's refusals that no retry mends (devicemanager/plugin/v1beta1/server.go).
+# How the kubelet's refusals begin that no retry mends (devicemanager/plugin/v1beta1/server.go), and what does.
 _REFUSED_FOR_GOOD = {
     "requested API version": "this kubelet speaks another version of the device plugin API than devplugin does",
     "the ResourceName": "choose another resource_name",
@@ -81,14 +81,14 @@ class KubeletDirectory:
             )
 
     @asynccontextmanager
-    async def dial(self) -> AsyncIterator["KubeletClient"]:
-        """A connection to the kubelet.
+    async def dial(self, kubelet: SocketId | None) -> AsyncIterator["KubeletClient"]:
+        """A connection to the kubelet whose socket was found; ``kubelet`` is what ``socket_id()`` said.
 
         Raises:
             KubeletUnavailable: Nobody listens on kubelet.sock.
             ConfigurationError: The system does not let the plugin connect.
         """
-        if not self.socket_id():
+        if kubelet is None:  # one that comes at this moment is for the next attempt, which knows its socket
             raise KubeletUnavailable(f"nobody listens on {self.socket}")
         channel = Channel(path=str(self.socket), codec=RawCodec())
         try:

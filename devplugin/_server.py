@@ -181,10 +181,8 @@ async def serving(directory: Path, resource_name: str, mapping: Mapped) -> Async
     try:
         _remove_stale(directory, prefix)
         listening = _listen(path)
-    except PermissionError as error:
-        raise no_permission("make a socket in", directory, error) from error
     except OSError as error:
-        if error.errno == errno.EROFS:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise no_permission("make a socket in", directory, error) from error
         raise KubeletUnavailable(f"no socket can be made in {directory}: {error.strerror}") from error
     server = Server(path, _file_id(path) or (0, 0), mapping)

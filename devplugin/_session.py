@@ -94,7 +94,7 @@ class Registration(Generic[D]):
         name = self._hooks.resource_name
         service = Service(self._hooks, self._snapshots, self._options, on_stream=wakeups.wake)
         async with (
-            self._directory.dial() as client,
+            self._directory.dial(kubelet) as client,
             serving(self._directory.path, name, service.__mapping__()) as server,
         ):
             wakeups.names = {SOCKET_NAME, server.name}

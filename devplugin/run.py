@@ -18,6 +18,8 @@ __all__ = ["run"]
 
 log = logging.getLogger("devplugin.run")
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class _Formatter(logging.Formatter):
     """The line, and the details that devplugin's records carry, as key=value."""
@@ -90,9 +92,6 @@ async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os
         async with asyncio.TaskGroup() as group:
             for plugin in plugins:
                 group.create_task(plugin.serve(kubelet_dir=kubelet_dir), name=plugin.resource_name)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _first(error: BaseException) -> BaseException:

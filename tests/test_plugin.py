@@ -39,6 +39,15 @@ class Scripted(DevicePluginBase):
             self.torn_down = True
 
 
+class FailsAtTheEnd(Scripted):
+    async def devices(self) -> AsyncIterator[Iterable[Device]]:
+        try:
+            async for each in super().devices():
+                yield each
+        finally:
+            raise OSError("cannot release")
+
+
 async def test_snapshots_reach_the_kubelet(directory: Path, serve: Serve) -> None:
     """Each list replaces the one before; when devices() returns the last one stays; tear-down follows the end."""
     pair = [Device("a"), Device("b")]
@@ -104,17 +113,8 @@ async def test_a_cancellation_from_inside_devices_is_an_error(directory: Path, s
 
 async def test_what_tear_down_raises_is_not_lost(directory: Path, serve: Serve) -> None:
     """An error in the author's finally comes out of a cancelled serve()."""
-
-    class Fails(Scripted):
-        async def devices(self) -> AsyncIterator[Iterable[Device]]:
-            try:
-                async for each in super().devices():
-                    yield each
-            finally:
-                raise OSError("cannot release")
-
     async with grpcio_kubelet(directory) as kubelet:
-        task = serve(Fails([Device("a")]))
+        task = serve(FailsAtTheEnd([Device("a")]))
         await kubelet.until(lambda k: k.lists)
         task.cancel()
         with pytest.raises(OSError, match="cannot release"):
@@ -123,19 +123,10 @@ async def test_what_tear_down_raises_is_not_lost(directory: Path, serve: Serve) 
 
 async def test_two_failures_at_the_end(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """The first failure comes out of serve(), and the other one is in the log."""
-
-    class Fails(Scripted):
-        async def devices(self) -> AsyncIterator[Iterable[Device]]:
-            try:
-                async for each in super().devices():
-                    yield each
-            finally:
-                raise OSError("cannot release")
-
     async with grpcio_kubelet(directory) as kubelet:
         kubelet.refuse_with = 'the ResourceName "acme.com/widget" is invalid'
         with pytest.raises(RegistrationRejected):
-            await serve(Fails([Device("a")]))
+            await serve(FailsAtTheEnd([Device("a")]))
     assert "OSError: cannot release" in caplog.text
 
 

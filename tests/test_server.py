@@ -176,12 +176,12 @@ async def test_a_kubelet_sock_without_a_kubelet(directory: Path) -> None:
     """What a dead kubelet left, and nothing at all, are both nobody."""
     kubelet = KubeletDirectory(directory)
     with pytest.raises(KubeletUnavailable, match="nobody listens on"):
-        async with kubelet.dial():
+        async with kubelet.dial(kubelet.socket_id()):
             pass
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(kubelet.socket))
     with pytest.raises(KubeletUnavailable, match="nobody listens on"):
-        async with kubelet.dial():
+        async with kubelet.dial(kubelet.socket_id()):
             pass
 
 

@@ -329,7 +329,8 @@ async def test_no_answer_to_the_registration(directory: Path, monkeypatch: pytes
         gone.set()
 
     server = await asyncio.start_unix_server(swallow, directory / "kubelet.sock")
-    async with KubeletDirectory(directory).dial() as client:
+    kubelet = KubeletDirectory(directory)
+    async with kubelet.dial(kubelet.socket_id()) as client:
         with pytest.raises(KubeletUnavailable, match=r"no answer to the registration in 0\.05 s"):
             await client.register(b"")
     await gone.wait()

@@ -147,9 +147,11 @@ def leaves_its_socket_behind(patch: pytest.MonkeyPatch) -> None:
 @mutant("a_plugin_waits_for_its_kubelet", "fake-1.36", "no kubelet", subject="ours")
 def gives_up_without_a_kubelet(patch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
-    async def dial(directory: _kubelet.KubeletDirectory) -> AsyncIterator[_kubelet.KubeletClient]:
+    async def dial(
+        directory: _kubelet.KubeletDirectory, kubelet: _kubelet.SocketId | None
+    ) -> AsyncIterator[_kubelet.KubeletClient]:
         try:
-            async with real(directory) as client:
+            async with real(directory, kubelet) as client:
                 yield client
         except KubeletUnavailable as error:
             raise ConfigurationError("no kubelet") from error
