@@ -1,6 +1,7 @@
 """What authors of plugins test with: a kubelet that behaves as the real one does, without a cluster."""
 
 from devplugin.testing._changes import ConditionNotMet
+from devplugin.testing._check import Finding, Rule, check_class, check_plugin, rules
 from devplugin.testing._clock import Clock
 from devplugin.testing._containers import Container, ContainerStatus, Running, Terminated, Waiting
 from devplugin.testing._kubelet import FakeKubelet
@@ -17,13 +18,18 @@ __all__ = [
     "DeviceSpec",
     "Event",
     "FakeKubelet",
+    "Finding",
     "Mount",
     "Pod",
     "Registration",
     "Resource",
+    "Rule",
     "RunOptions",
     "Running",
     "Snapshot",
     "Terminated",
     "Waiting",
+    "check_class",
+    "check_plugin",
+    "rules",
 ]
