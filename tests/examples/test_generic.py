@@ -153,12 +153,12 @@ async def test_a_usb_device_that_is_plugged_in_again(write: Write, tmp_path: Pat
 
 
 WRONG = {
-    "devices: []": "nodes.yaml.devices: [] must be a list with at least one entry",
+    "domain: a.example\ndevices: []": "nodes.yaml.devices: [] must be a list with at least one entry",
     "[]": "nodes.yaml: [] must be a mapping with domain, devices",
     "domain: a.example": "nodes.yaml: devices is missing",
     "domian: a.example": "nodes.yaml: 'domian' is not known: did you mean domain?",
     "colour: red": "nodes.yaml: 'colour' is not known: known are domain, devices",
-    "devices: [": 'nodes.yaml", line 1, column 11',
+    "devices: [": "line 1, column 11",
     resource("- {paths: [{path: dev/fuse}]}"): "devices[0].groups[0].paths[0]: host path 'dev/fuse' is not usable",
     resource("- {paths: [{path: /dev/fuse, type: Dir}]}"): "type 'Dir' is not known: it must be Device or Mount",
     resource("- {paths: [{path: /dev/fuse, permissions: rx}]}"): "permissions 'rx' is not usable",
