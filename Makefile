@@ -74,8 +74,9 @@ docs: $(READY) ## build the documentation into docs/_build/html
 	@$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-proto: $(READY) ## generate the messages from devplugin/_proto/*.proto again
+proto: $(READY) ## generate the messages from the .proto files again
 	@$(PY) tests/generate_proto.py devplugin/_proto
+	@$(PY) tests/generate_proto.py devplugin/_podresources
 
 clean: ## remove what make made
 	@rm -rf $(VENV) docs/_build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

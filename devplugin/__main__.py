@@ -1,0 +1,5 @@
+"""``python -m devplugin``: the command."""
+
+from devplugin.cli import main
+
+main()
