@@ -4,6 +4,7 @@ from devplugin.testing._changes import ConditionNotMet
 from devplugin.testing._check import Finding, Rule, check_class, check_plugin, rules
 from devplugin.testing._clock import Clock
 from devplugin.testing._containers import Container, ContainerStatus, Running, Terminated, Waiting
+from devplugin.testing._fixtures import Serve
 from devplugin.testing._kubelet import FakeKubelet
 from devplugin.testing._poddevices import DeviceSpec, Mount, RunOptions
 from devplugin.testing._pods import Pod
@@ -26,6 +27,7 @@ __all__ = [
     "Rule",
     "RunOptions",
     "Running",
+    "Serve",
     "Snapshot",
     "Terminated",
     "Waiting",

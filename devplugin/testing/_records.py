@@ -1,13 +1,17 @@
 """What the fake kubelet writes down for tests to look at."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 
 __all__ = ["Call", "Event", "Records", "Registration", "Resource", "Snapshot"]
 
+# Of many devices so many are shown: a list of thousands would bury what went wrong.
+_SHOWN = 8
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Registration:
     """A Register call that has been answered.
 
@@ -26,8 +30,16 @@ class Registration:
     pre_start_required: bool = False
     get_preferred_allocation_available: bool = False
 
+    def __str__(self) -> str:
+        options = [name for name in ("pre_start_required", "get_preferred_allocation_available") if getattr(self, name)]
+        outcome = "accepted" if self.error is None else f"refused: {self.error}"
+        return ", ".join([f"Registration of {self.resource} on {self.endpoint}: {outcome}", *options])
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def __repr__(self) -> str:
+        return f"<{self} (at {self.at_s:.3f} s)>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Snapshot:
     """One message of a ListAndWatch stream.
 
@@ -43,8 +55,18 @@ class Snapshot:
     devices: Mapping[str, str]
     numa_nodes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __str__(self) -> str:
+        devices = [
+            f"{device} {health}{f' NUMA {self.numa_nodes[device]}' if device in self.numa_nodes else ''}"
+            for device, health in self.devices.items()
+        ]
+        return f"Snapshot of {self.resource} on {self.endpoint}: {_some(devices)}"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def __repr__(self) -> str:
+        return f"<{self} (at {self.at_s:.3f} s)>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Call:
     """One call that the kubelet made on a plugin.
 
@@ -67,6 +89,17 @@ class Call:
     size: int = 0
     error: str | None = None
 
+    def __str__(self) -> str:
+        said = f"{self.method} of {self.resource}"
+        if self.method == "GetPreferredAllocation":
+            said += f", {self.size} of {_some(self.available)}, {_some(self.must_include)} included"
+        if self.device_ids or self.error is None:
+            said += f": {_some(self.device_ids)}"
+        return said if self.error is None else f"{said}: failed: {self.error}"
+
+    def __repr__(self) -> str:
+        return f"<{self} (on {self.endpoint} at {self.at_s:.3f} s)>"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -81,7 +114,7 @@ class Event:
         return f"{self.type} {self.reason}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Resource:
     """One resource of the node.
 
@@ -98,6 +131,14 @@ class Resource:
     healthy: frozenset[str] = frozenset()
     unhealthy: frozenset[str] = frozenset()
     allocated: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        ids = (
+            f"{name}={{{_some([*map(repr, sorted(each))])}}}"
+            for name in ("healthy", "unhealthy", "allocated")
+            if (each := getattr(self, name))
+        )
+        return f"Resource({', '.join([f'capacity={self.capacity}, allocatable={self.allocatable}', *ids])})"
 
 
 class Records:
@@ -132,3 +173,9 @@ class Records:
             case _:
                 self.log.append(record)
         self._changed()
+
+
+def _some(texts: Collection[str]) -> str:
+    """The first of them, and how many there are beside; `none` when there is none."""
+    shown = ", ".join(islice(texts, _SHOWN))
+    return (f"{shown}, and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else shown) or "none"

@@ -262,9 +262,8 @@ async def test_what_it_saw_instead(kubelet: FakeKubelet, plugin: GrpcioPlugin) -
     text = str(caught.value)
     assert text.startswith(f"{RESOURCE} was to have 5 allocatable. The kubelet, running, sees Resource(capacity=4, all")
     for part in (
-        "endpoint='grpcio.sock'",
-        "Snapshot(",
-        "'Healthy'",
+        "Registration of demo/sample-device on grpcio.sock: accepted",
+        "Snapshot of demo/sample-device on grpcio.sock: 1 Healthy, 2 Healthy,",
         "Other resources: none",
         "Got registration request",
     ):
