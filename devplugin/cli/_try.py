@@ -1,0 +1,229 @@
+"""``devplugin try``: a plugin on an embedded kubelet."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+from rich.console import Console
+
+from devplugin import DevicePluginBase, DevicePluginError
+from devplugin.cli._answer import answer, answer_document
+from devplugin.cli._load import authors_traceback, load_plugin, plugin_argument
+from devplugin.cli._output import (
+    console,
+    device_table,
+    example,
+    output_option,
+    print_json,
+    run_interruptibly,
+)
+from devplugin.cli._trial import Trial, refusal
+from devplugin.testing import Pod
+from devplugin.testing._versions import VERSIONS
+
+__all__ = ["command"]
+
+_NEWEST_BUT_ONE = "1.36"
+_FAILED = 1
+_NOT_FOUND, _NOT_EXECUTABLE, _BY_SIGNAL = 127, 126, 128  # a shell's
+_ENDS_WITHIN_S = 5.0
+_OPTIONS = ("pre_start_required", "get_preferred_allocation_available")
+
+
+@click.command(
+    epilog=example(
+        "devplugin try serial_ports.py",
+        "devplugin try serial_ports.py --allocate 2",
+        "devplugin try serial_ports.py -- env",
+    )
+)
+@plugin_argument()
+@click.argument("program", metavar="[-- PROGRAM...]", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--allocate",
+    "counts",
+    metavar="N",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Give a pod so many devices, show what its container gets, and end. Several times: several pods.",
+)
+@click.option(
+    "--kubernetes",
+    "version",
+    type=click.Choice([*VERSIONS]),
+    default=_NEWEST_BUT_ONE,
+    show_default=True,
+    help="Whose kubelet's behaviour.",
+)
+@click.option(
+    "--within",
+    "within_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="How long the first list of devices may take.",
+)
+@output_option("one JSON document, without a prompt or a program")
+def command(
+    plugin: str, program: tuple[str, ...], counts: tuple[int, ...], version: str, within_s: float, output: str
+) -> None:
+    """Try a plugin on a kubelet inside this command: no node, no cluster, no root.
+
+    On a terminal: its devices live, and a prompt that allocates, frees and restarts the kubelet. With --allocate, with a
+    program or elsewhere: once, and the end.
+
+    A program is started with this command's environment and the variables that the plugin gave for the devices (one, if
+    --allocate does not say otherwise); mounts and device nodes are shown, but not made. Its exit status is passed on.
+
+    The exit status is otherwise 0, or 1 when a pod was refused or the plugin failed.
+    """
+    if program and output == "json":
+        raise click.UsageError("A program and --output json would both write to standard output: choose one.")
+    if program and len(counts) > 1:
+        raise click.UsageError("A program is one container: say --allocate once.")
+    found = load_plugin(plugin)
+
+    async def run() -> int:
+        async with Trial.of(found, version) as trial:
+            await _first_list(trial, within_s)
+            if program:
+                return await _run_program(trial, counts, program)
+            if counts or output == "json" or not _is_interactive():
+                return await _show(trial, counts, output)
+            from devplugin.cli._live import play  # noqa: PLC0415  (needs a terminal)
+
+            await play(trial, console())
+            return 0
+
+    try:
+        status = run_interruptibly(run)
+    except ExceptionGroup as group:
+        raise _why(group, found) from group
+    except KeyboardInterrupt:
+        if _is_interactive() and not counts and not program:  # how one leaves
+            return
+        raise
+    if status:
+        raise SystemExit(status)
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+async def _first_list(trial: Trial, within_s: float) -> None:
+    with console(stderr=True).status("waiting for the plugin's first list of devices"):
+        await trial.first_list(within_s)
+
+
+async def _show(trial: Trial, counts: Sequence[int], output: str) -> int:
+    """The devices and, for each pod, what it gets."""
+    if output == "text":
+        _print_devices(console(), trial)
+    pods = []
+    for count in counts:
+        pods.append(await _allocate(trial, count))
+        if output == "text":
+            console().print(answer(pods[-1], trial.resource))
+    if output == "json":
+        listed = trial.devices
+        print_json(
+            {
+                "resource": trial.resource,
+                "options": {name: getattr(trial.options, name) for name in _OPTIONS},
+                "devices": [
+                    {"id": device_id, "health": health, "numa_nodes": listed.numa_nodes.get(device_id, ())}
+                    for device_id, health in listed.devices.items()
+                ],
+                "pods": [answer_document(pod, trial.resource) for pod in pods],
+            }
+        )
+    return _FAILED if any(map(refusal, pods)) else 0
+
+
+def _print_devices(out: Console, trial: Trial) -> None:
+    listed = trial.devices
+    out.print(f"{trial.resource}: {len(listed.devices)} devices")
+    if listed.devices:
+        rows = ((name, health, listed.numa_nodes.get(name, ())) for name, health in listed.devices.items())
+        out.print(device_table(rows))
+    out.print()
+
+
+async def _allocate(trial: Trial, count: int) -> Pod:
+    with console(stderr=True).status(f"the kubelet allocates {count}"):
+        return await trial.allocate(count)
+
+
+async def _run_program(trial: Trial, counts: Sequence[int], program: Sequence[str]) -> int:
+    """Start the program with what a pod gets, and return its exit status; standard output is the program's alone."""
+    out = console(stderr=True)
+    [count] = counts or [1]
+    pod = await _allocate(trial, count)
+    out.print(answer(pod, trial.resource))
+    if refusal(pod):
+        return _FAILED
+    environment = os.environ | pod.containers["main"].options.envs
+    try:
+        process = await asyncio.create_subprocess_exec(*program, env=environment)
+    except FileNotFoundError:
+        out.print(f"There is no program {program[0]}.")
+        return _NOT_FOUND
+    except OSError as error:
+        out.print(f"{program[0]} cannot be started: {error.strerror}.")
+        return _NOT_EXECUTABLE
+    status = await _see_it_end(process)
+    return status if status >= 0 else _BY_SIGNAL - status
+
+
+async def _see_it_end(process: asyncio.subprocess.Process) -> int:
+    """The program's own end counts: a signal is for the program, which may end well after it.
+
+    At a terminal the program gets Ctrl-C itself; all other signals are passed on.
+    """
+
+    def pass_on(number: signal.Signals) -> None:
+        if number is signal.SIGTERM or not sys.stdin.isatty():
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, pass_on, number)
+    try:
+        return await process.wait()
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+        if process.returncode is None:  # the plugin has ended
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    process.terminate()
+    try:
+        async with asyncio.timeout(_ENDS_WITHIN_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _why(group: ExceptionGroup[Exception], plugin: DevicePluginBase[Any]) -> click.ClickException:
+    """Why the trial ended: a sentence where there is one for people, else after the author's traceback."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, DevicePluginError):
+        return click.ClickException(f"{error}.")
+    return click.ClickException(
+        f"{type(plugin).__name__} ended, as it would on a node, with this error:\n\n{authors_traceback(error)}"
+    )
