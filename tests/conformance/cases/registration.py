@@ -129,6 +129,7 @@ async def one_socket_registered_twice(lab: Lab) -> None:
     """Since 1.37 a second registration of the same socket is refused; before, it is just one more."""
     plugin = await lab.raw("a.sock")
     await plugin.register(RESOURCE)
+    await lab.registered(RESOURCE, 1)
     await lab.offers(RESOURCE, 4)
     if lab.version.knows_sockets:
         path = lab.directory / "a.sock"
