@@ -63,6 +63,12 @@ class Serve:
             await self.stop(plugin)
         return resource
 
+    async def ended(self, plugin: DevicePluginBase[Any], *, within_s: float) -> bool:
+        """Whether the plugin's `serve` ends by itself within so many real seconds."""
+        tasks = [task for each, task in self._served if each is plugin]
+        _, running = await asyncio.wait(tasks, timeout=within_s)
+        return not running
+
     async def stop(self, *plugins: DevicePluginBase[Any]) -> None:
         """Withdraw these plugins, or all of them when none is named, and see them end.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
+from devplugin.testing._client import PluginClient
 from devplugin.testing._clock import Clock
 from devplugin.testing._containers import Container
 from devplugin.testing._node import Node
@@ -274,6 +275,11 @@ class FakeKubelet:
                 f"{what} did not come true. {self!r}: {list(self.pods.values())}. Log: {self.log[-5:] or 'empty'}"
             ),
         )
+
+    def _client_of(self, resource: str) -> PluginClient:
+        """The connection to the plugin of a resource, for `check_plugin`; a KubeletError when there is none."""
+        assert self._node.run is not None
+        return self._node.run.manager.endpoint_of(resource).running_client()
 
     async def _resource(
         self, resource: str, suits: Callable[[Resource], bool], wanted: str, *, timeout_s: float

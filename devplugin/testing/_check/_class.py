@@ -11,7 +11,7 @@ from devplugin.model import check_resource_name
 from devplugin.plugin import DevicePluginBase
 from devplugin.testing._check._rules import RULES, Finding
 
-__all__ = ["check_class", "near_settings", "place_of", "resource_name_of"]
+__all__ = ["broken_hooks", "check_class", "near_settings", "place_of", "resource_name_of"]
 
 _ARGUMENTS = {"devices": 0, "allocate": 1, "preferred_allocation": 1, "pre_start_container": 1}
 _SETTINGS = (
@@ -48,6 +48,13 @@ def check_class(plugin: type[DevicePluginBase[Any]]) -> list[Finding]:
     if isinstance(attributes.get("resource_name"), str):  # otherwise __init__ may set it
         findings += resource_name_of(plugin, attributes["resource_name"])
     return findings
+
+
+def broken_hooks(plugin: type) -> set[str]:
+    """The hooks that cannot be called: DP102 or DP103 says why."""
+    attributes = _attributes(plugin)
+    overridden = ((hook, count) for hook, count in _ARGUMENTS.items() if hook in attributes)
+    return {hook for hook, count in overridden if any(_check_hook(plugin, hook, attributes[hook], count))}
 
 
 def near_settings(plugin: type, values: Mapping[str, object]) -> list[Finding]:

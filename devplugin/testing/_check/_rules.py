@@ -174,6 +174,12 @@ _OF_THE_LIST = (
         "Without a healthy device no hook could be called: what they do was not checked.",
         "Check it where there are devices, or give the plugin a directory of a test's own to look into.",
     ),
+    Rule(
+        "DP212",
+        "A change that is not noticed",
+        "Pods are given a device that has gone, and a new one is given to nobody.",
+        "Look again at intervals, or wait for the kernel's events; and yield the list again.",
+    ),
 )
 
 _OF_THE_HOOKS = (

@@ -1,0 +1,92 @@
+"""What has been found so far, and what raised it."""
+
+import inspect
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from devplugin.plugin import DevicePluginBase
+from devplugin.testing._check._lists import Breach, some
+from devplugin.testing._check._places import place_of_error
+from devplugin.testing._check._rules import RULES, Finding
+
+__all__ = ["Found", "errors_of_hooks", "own_files_of"]
+
+
+class Found:
+    """The findings of one plugin. What is found of several devices is one finding."""
+
+    def __init__(self, plugin: DevicePluginBase[Any]) -> None:
+        self.name = type(plugin).__name__
+        self._own_files = own_files_of(plugin)
+        self._findings: list[Finding] = []
+        self._of_devices: dict[Breach, list[str]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Found {sorted(self.codes)} of {self.name}>"
+
+    @property
+    def codes(self) -> set[str]:
+        """The codes of what was found."""
+        return {finding.code for finding in self.all()}
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        """Note findings that are made already."""
+        self._findings += findings
+
+    def add(self, code: str, meaning: str, subject: str = "") -> None:
+        """Note a breach; without a subject it is the plugin's as a whole."""
+        self._findings.append(RULES[code].finding(subject or self.name, meaning))
+
+    def add_all(self, breaches: Iterable[Breach], subject: str = "") -> None:
+        """Note breaches of one subject."""
+        for code, meaning in breaches:
+            self.add(code, meaning, subject)
+
+    def add_of_device(self, breaches: Iterable[Breach], device: str) -> None:
+        """Note breaches of a device."""
+        for breach in breaches:
+            devices = self._of_devices.setdefault(breach, [])
+            if device not in devices:
+                devices.append(device)
+
+    def add_error(self, code: str, error: BaseException, what: str) -> None:
+        """Note that something of the plugin's raised."""
+        place = place_of_error(error, self._own_files)
+        self.add(code, f"{what} raised {type(error).__name__}: {error}", str(place or ""))
+
+    def all(self) -> Iterator[Finding]:
+        """The findings."""
+        yield from self._findings
+        for (code, meaning), devices in self._of_devices.items():
+            yield RULES[code].finding(f"{self.name}, device {some(devices)}", meaning)
+
+
+def own_files_of(plugin: DevicePluginBase[Any]) -> set[str]:
+    """The files that the plugin's class and its bases, but for ours, are written in."""
+    classes = [each for each in type(plugin).__mro__ if each not in DevicePluginBase.__mro__]
+    return {inspect.getfile(each) for each in classes}
+
+
+class _Errors(logging.Handler):
+    """Keeps what devplugin logs as raised by hooks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.newest: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.newest = record.exc_info[1]
+
+
+@contextmanager
+def errors_of_hooks() -> Iterator[_Errors]:
+    """What hooks raise while it lasts: a plugin's peer is told only the kind of it, and the log has the rest."""
+    handler, logger = _Errors(), logging.getLogger("devplugin.service")
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
