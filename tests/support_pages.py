@@ -31,6 +31,9 @@ NOT_RUN = {
     "kubectl ": "it needs a cluster",
     "crictl ": "it needs a node",
     "systemctl ": "it needs a node",
+    "devplugin run ": "it needs a kubelet",
+    "devplugin list ": "it needs a plugin that runs",
+    "devplugin pods": "it needs a kubelet",
     "make ": "it takes minutes, and .ci/run makes them",
     "python -m examples.": "it needs a kubelet; what it does is tested with the sample",
 }
@@ -122,6 +125,8 @@ def _play_command(command: str, expected: str, folder: Path) -> None:
         seen = _run_until_interrupted(argv, folder, expected.replace(KUBELET_DIRECTORY, str(directory)))
     elif words[:3] == ["python", "-m", "pytest"]:
         seen = _run([sys.executable, *words[1:]], folder, may_fail=" failed" in expected)
+    elif words[0] == "devplugin":
+        seen = _run_devplugin(words[1:], folder)
     else:
         assert words[0] == "sed", f"say in {__name__} how this command is checked: {command}"
         seen = _run(words, folder)
@@ -129,11 +134,24 @@ def _play_command(command: str, expected: str, folder: Path) -> None:
     assert _pattern(wanted).fullmatch(seen), f"{command} printed\n{seen}\nand not\n{wanted}"
 
 
+def _run_devplugin(words: list[str], folder: Path) -> str:
+    """Run the command ``devplugin``, which may end with 1 when a check finds something; ``> file`` at the end is done."""
+    words, into = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
+    seen = _run([sys.executable, "-m", "devplugin", *words], folder, may_fail=words[0] == "check")
+    if into is None:
+        return seen
+    (folder / into).write_text(seen)
+    return ""
+
+
 def _check_without_running(command: str, folder: Path) -> None:
     words = shlex.split(command)
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets, f"the Makefile has no target {words[1]}"
+    if words[0] == "devplugin":
+        known = _run([sys.executable, "-m", "devplugin", words[1], "--help"], ROOT)
+        assert all(word in known for word in words if word.startswith("--")), f"{command}: an option is not known"
     for flag, file in pairwise(words):
         if words[0] == "kubectl" and flag == "-f":
             there = (folder / file).exists() or (ROOT / file).exists()
