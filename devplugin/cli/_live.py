@@ -77,6 +77,7 @@ class _Screen:
                 self._console.print(f"There is no pod {name}: {', '.join(pods) or 'none at all'}")
             case ["restart" | "r"]:
                 await self._while("the kubelet restarts", self._trial.kubelet.restart())
+                self._console.print("The kubelet has restarted: the plugin has to register again.")
             case _:
                 self._console.print(f"{line!r} is none of: {HELP}")
         self._draw()

@@ -1,0 +1,1 @@
+"""A Kubernetes device plugin for example.com/my-device."""
