@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -44,20 +44,43 @@ def run(*plugins: DevicePluginBase[Any], kubelet_dir: str | os.PathLike[str] = D
     """
     if not plugins:
         raise ConfigurationError("run() needs at least one plugin")
+    by_resource(plugins)
+    run_until_signal(lambda: _serve(plugins, kubelet_dir))
+
+
+def by_resource(plugins: Iterable[DevicePluginBase[Any]]) -> dict[str, DevicePluginBase[Any]]:
+    """The plugins by the names of their resources.
+
+    Raises:
+        ConfigurationError: Something among them is no plugin, or two are for one resource.
+    """
+    found: dict[str, DevicePluginBase[Any]] = {}
     for plugin in plugins:
         if not isinstance(plugin, DevicePluginBase):
             raise ConfigurationError(
-                f"run() takes plugin objects, and {plugin!r} is none: is a pair of brackets missing?"
+                f"plugin objects are needed, and {plugin!r} is none: is a pair of brackets missing?"
             )
-    names = [getattr(plugin, "resource_name", None) for plugin in plugins]
-    for name in names:
-        if names.count(name) > 1:
+        name: Any = getattr(plugin, "resource_name", None)  # serve() says what is wrong with it
+        if name in found:
             raise ConfigurationError(f"two plugins for the resource {name!r}: a resource has one plugin in a process")
+        found[name] = plugin
+    return found
+
+
+def run_until_signal(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Be a process that serves: until the first signal, with logging, and an exit status that says how it ended.
+
+    Raises:
+        SystemExit: With status 1 when ``serve()`` raised, after one line that says why.
+        ConfigurationError: This is not the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
-        raise ConfigurationError("run() handles signals and so needs the main thread: elsewhere await plugin.serve()")
+        raise ConfigurationError(
+            "to handle signals needs the main thread: elsewhere await serve() in a loop of your own"
+        )
     _set_logging_up()
     try:
-        asyncio.run(_serve(plugins, kubelet_dir))
+        asyncio.run(_until_signal(serve))
     except Exception as caught:
         error = _first(caught)
         expected = isinstance(error, DevicePluginError)
@@ -75,7 +98,7 @@ def _set_logging_up() -> None:
             ours.setLevel(logging.INFO)
 
 
-async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os.PathLike[str]) -> None:
+async def _until_signal(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
     loop, main = asyncio.get_running_loop(), asyncio.current_task()
     assert main is not None
 
@@ -89,9 +112,13 @@ async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop, number)
     with suppress(asyncio.CancelledError):  # by stop(): nobody else has this task
-        async with asyncio.TaskGroup() as group:
-            for plugin in plugins:
-                group.create_task(plugin.serve(kubelet_dir=kubelet_dir), name=plugin.resource_name)
+        await serve()
+
+
+async def _serve(plugins: Sequence[DevicePluginBase[Any]], kubelet_dir: str | os.PathLike[str]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for plugin in plugins:
+            group.create_task(plugin.serve(kubelet_dir=kubelet_dir), name=plugin.resource_name)
 
 
 def _first(error: BaseException) -> BaseException:
