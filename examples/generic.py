@@ -21,6 +21,7 @@ from typing import Any, get_args
 import yaml
 
 from devplugin import Allocation, ConfigurationError, Device, DeviceNode, DevicePluginBase, Health, Mount, run
+from devplugin.sources import every
 
 _PLAIN = {str: "text (in quotes, if it looks like a number)", int: "a whole number of 1 or more", bool: "true or false"}
 
@@ -169,11 +170,10 @@ class Generic(DevicePluginBase):
 
     async def devices(self) -> AsyncIterator[Iterable[Device]]:
         known: dict[str, Device] = {}
-        while True:
+        async for _ in every(self._interval_s):
             found = await asyncio.to_thread(self._scan)
             known |= found
             yield [d if d.id in found else replace(d, health=Health.UNHEALTHY) for d in known.values()]
-            await asyncio.sleep(self._interval_s)
 
     def _scan(self) -> dict[str, Device]:
         scans = (scan_usb(group, self._sysfs) if group.usb else scan_paths(group) for group in self._groups)

@@ -2,17 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from devplugin import ConfigurationError, Device
-from devplugin.testing import FakeKubelet
+from devplugin.testing import FakeKubelet, Serve
 from examples.generic import Generic, load
 from tests.support_pages import ROOT
-
-Serve = Callable[[Generic], Awaitable[object]]
 
 
 @pytest.fixture
@@ -37,11 +35,7 @@ def only(file: Path, tmp_path: Path) -> Generic:
 
 
 async def first_list(plugin: Generic) -> list[Device]:
-    lists = plugin.devices()
-    try:
-        return [*await anext(lists)]
-    finally:
-        await lists.aclose()
+    return [*await anext(plugin.devices())]
 
 
 def resource(groups: str) -> str:
