@@ -7,19 +7,24 @@ The libraries for it look libc up with ``ctypes.util``, which starts a process a
 import ctypes
 import os
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
+# What add_watch() can be asked for, by the names of <sys/inotify.h>.
+MODIFY = 0x2
+ATTRIB = 0x4
+SELF = 0x400 | 0x800  # IN_DELETE_SELF | IN_MOVE_SELF
+NAMES = 0x40 | 0x80 | 0x100 | 0x200  # IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
+ONLYDIR = 0x0100_0000
+
+_MASK_ADD = 0x2000_0000
 _EVENT = struct.Struct("iIII")  # wd, mask, cookie, and the length of the name that follows
 _READ_BYTES = 64 * 1024
-# IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR
-_NAMES_AND_ITSELF = 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800 | 0x0100_0000
 
 
 class Change(NamedTuple):
-    """Something came or went: in the directory of the watch ``wd`` under a name, or the directory itself.
+    """Something happened: in the directory of the watch ``wd`` to a name, or to what is watched itself.
 
-    A full queue has -1 for ``wd``. The name is empty when it is about the directory itself.
+    A full queue has -1 for ``wd``. The name is empty when it is about what is watched itself.
     """
 
     wd: int
@@ -40,13 +45,19 @@ class Inotify:
         except AttributeError as error:
             raise OSError("this system has no inotify") from error
 
-    def add_watch(self, directory: Path) -> int:
-        """Watch a directory; the number of its watch, which is the same for a directory that is watched already.
+    def add_watch(self, path: str, mask: int) -> int:
+        """Watch for what is in the mask, and go on watching for what was asked before; the number of the watch.
+
+        The kernel has one watch for each file, whatever the paths to it: what is watched already keeps its number.
 
         Raises:
-            OSError: There is no such directory, it may not be read, or the user has no watch left (ENOSPC).
+            OSError: There is nothing at the path, it may not be read, or the user has no watch left (ENOSPC).
         """
-        return self._checked(self._libc.inotify_add_watch(self.fd, os.fsencode(directory), _NAMES_AND_ITSELF))
+        return self._checked(self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask | _MASK_ADD))
+
+    def remove_watch(self, wd: int) -> None:
+        """End a watch; one that the kernel has ended already, because what it watched is gone, is no error."""
+        self._libc.inotify_rm_watch(self.fd, wd)
 
     def read(self) -> list[Change]:
         """What has changed since the last time."""

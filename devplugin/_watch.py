@@ -1,44 +1,45 @@
-"""Wake-ups for what changes in directories that may come and go.
+"""Wake-ups for what changes in paths that may come and go.
 
 Rules: a wake-up says "look again", never what happened, so a reader compares states and loses nothing when wake-ups
 conflate. All readers of an event loop share one inotify instance (a user has 128 of them by default), and one slow timer as
-the safety net for what inotify does not tell: a directory that was deleted and made again outside a container's mount,
-a full queue. Where there is no inotify, the timer is quicker and does all of it.
+the safety net for what inotify does not tell: a directory that was deleted and made again outside a container's mount.
+Where there is no inotify, the timer is quicker and does all of it.
 
-A directory's parent is watched too, so that it is found again when it is made again; when the parent is missing, the
-nearest ancestor that is there.
+Every directory on the way to a path is watched for the next name, symbolic links followed, so that a path is found again
+however it comes to lead elsewhere: a parent that is made again, the ``..data`` of a mounted ConfigMap. Each is watched
+before the name is looked up in it: what changes in between is an event.
 """
 
 import asyncio
+import errno
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
-from pathlib import Path
-from weakref import WeakKeyDictionary
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path, PurePath
 
-from devplugin._inotify import Change, Inotify
+from devplugin._inotify import ATTRIB, MODIFY, NAMES, ONLYDIR, SELF, Change, Inotify
 
 log = logging.getLogger("devplugin.watch")
 
 _SAFETY_NET_S = 5.0
 _POLL_S = 1.0
+_LINKS_MAX = 40  # path_resolution(7): the system follows no more of them either
+_NAMES_IN = NAMES | SELF | ONLYDIR
+
+_State = tuple[int, int, int] | None
 
 
-class Wakeups:
-    """One reader's wake-ups for one directory; ``names`` are the files in it that matter to the reader."""
+class Bell:
+    """What wakes one waiter. It can be rung at any time, and rings once however often that was."""
 
-    def __init__(self, directory: Path, names: set[str]) -> None:
-        self.directory = directory
-        self.names = names
+    def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def __repr__(self) -> str:
-        return f"Wakeups({str(self.directory)!r}, {sorted(self.names)})"
-
     def wake(self) -> None:
-        """Let the reader look again."""
+        """Let the waiter look again."""
         self._event.set()
 
     async def wait(self, timeout_s: float = math.inf) -> None:
@@ -52,25 +53,59 @@ class Wakeups:
         self._event.clear()
 
 
+class Wakeups(Bell):
+    """One reader's wake-ups for some paths.
+
+    ``names`` are the files in the directories that matter to the reader, who is woken by the safety net, too, and compares
+    more than this module could. Without names everything matters that happens to what a path leads to, and to the entries
+    of a directory; then the safety net compares and wakes only for a change.
+    """
+
+    def __init__(self, paths: Sequence[Path], names: set[str] | None) -> None:
+        super().__init__()
+        self.paths = paths
+        self.names = names
+        self.steps: dict[int, set[str]] = {}
+        self.ends: set[int] = set()
+        self.states: list[_State] = []
+
+    def __repr__(self) -> str:
+        names = "all names" if self.names is None else sorted(self.names)
+        return f"Wakeups({', '.join(map(str, self.paths))}: {names})"
+
+    def concerns(self, change: Change) -> bool:
+        """Whether it can be what the reader waits for, or lead a path elsewhere."""
+        if not change.name:
+            return change.wd in self.ends or change.wd in self.steps
+        if change.wd in self.ends and (self.names is None or change.name in self.names):
+            return True
+        return change.name in self.steps.get(change.wd, ())
+
+    def watches(self) -> set[int]:
+        """The numbers of the watches that it needs."""
+        return self.ends | self.steps.keys()
+
+
 class _Hub:
     """The inotify instance and the timer of one event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._readers: list[Wakeups] = []
+        self.readers: list[Wakeups] = []
         self._inotify: Inotify | None = None
-        self._watches: dict[Path, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, reader: Wakeups) -> None:
-        if not self._readers:
+        if not self.readers:
             self._open()
-        self._readers.append(reader)
-        self._arm(reader.directory)
+        self.readers.append(reader)
+        self._arm(reader)
 
     def remove(self, reader: Wakeups) -> None:
-        self._readers.remove(reader)
-        if not self._readers:
+        self.readers.remove(reader)
+        if self.readers:
+            self._release(reader.watches())
+        else:
             self._close_inotify()
             assert self._timer is not None
             self._timer.cancel()
@@ -90,32 +125,63 @@ class _Hub:
         self._timer = self._loop.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
-        self._look_everywhere()
+        for reader in self.readers:
+            before = reader.states
+            self._arm(reader)
+            if reader.names is not None or reader.states != before:
+                reader.wake()
         self._look_after(_SAFETY_NET_S if self._inotify else _POLL_S)
 
-    def _look_everywhere(self) -> None:
-        for directory in {reader.directory for reader in self._readers}:
-            self._arm(directory)
-        for reader in self._readers:
-            reader.wake()
+    def _read(self) -> None:
+        assert self._inotify is not None
+        changes = self._inotify.read()
+        queue_was_full = any(change.wd < 0 for change in changes)
+        for reader in self.readers:
+            if queue_was_full or any(map(reader.concerns, changes)):
+                self._arm(reader)
+                reader.wake()
 
-    def _arm(self, directory: Path) -> None:
-        """Watch the directory and the nearest ancestor that is there, the ancestor first so that nothing is missed."""
+    def _arm(self, reader: Wakeups) -> None:
+        """Watch all that lies on the way to the reader's paths now, and nothing that did before."""
+        if reader.names is None:
+            reader.states = [_state(path) for path in reader.paths]
         if self._inotify is None:
             return
+        before, reader.steps, reader.ends = reader.watches(), {}, set()
         try:
-            any(map(self._watch, directory.parents))  # up to the first that is there
-            self._watch(directory)
+            for path in reader.paths:
+                self._follow(path, reader)
         except OSError as error:
             self._poll_instead(error)
+        else:
+            self._release(before - reader.watches())
 
-    def _watch(self, path: Path) -> bool:
+    def _follow(self, path: Path, reader: Wakeups) -> None:
+        end = None if reader.names is None else _NAMES_IN
+        for place, name in _way(path):
+            wd = self._watch(place, _NAMES_IN if name else end)
+            if wd is None:
+                continue
+            if name:
+                reader.steps.setdefault(wd, set()).add(name)
+            else:
+                reader.ends.add(wd)
+
+    def _watch(self, place: str, mask: int | None) -> int | None:
+        """The number of the watch, without a mask for all that can be told; None for what is not there or may not be
+        read.
+        """
         assert self._inotify is not None
         try:
-            self._watches[path] = self._inotify.add_watch(path)
+            return self._inotify.add_watch(place, _everything_about(place) if mask is None else mask)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return False
-        return True
+            return None
+
+    def _release(self, watches: set[int]) -> None:
+        """End those that no reader needs."""
+        if self._inotify is not None:
+            for wd in watches.difference(*(reader.watches() for reader in self.readers)):
+                self._inotify.remove_watch(wd)
 
     def _poll_instead(self, error: OSError) -> None:
         log.warning("inotify is not to be had (%s): looking every %g s instead", error, _POLL_S)
@@ -127,42 +193,77 @@ class _Hub:
             self._loop.remove_reader(self._inotify.fd)
             self._inotify.close()
             self._inotify = None
-            self._watches.clear()
-
-    def _read(self) -> None:
-        assert self._inotify is not None
-        for change in self._inotify.read():
-            self._handle(change)
-
-    def _handle(self, change: Change) -> None:
-        if not change.name:  # the queue was full, or a watched directory itself has gone
-            self._look_everywhere()
-            return
-        for reader in self._readers:
-            if change.wd == self._watches.get(reader.directory):
-                if change.name in reader.names:
-                    reader.wake()
-            elif any(
-                change.wd == self._watches.get(parent) and change.name == child.name
-                for child, parent in pairwise([reader.directory, *reader.directory.parents])
-            ):
-                self._arm(reader.directory)
-                reader.wake()
 
 
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = WeakKeyDictionary()
+def _way(path: Path) -> Iterator[tuple[str, str]]:
+    """The directories where names are looked up on the way to an absolute path, each with the name, as path_resolution(7)
+    has it; and at the end, with no name, what the path leads to. It ends early where there is no way on.
+    """
+    place, rest, links = "/", [*reversed(path.parts)], 0
+    while rest:
+        name = rest.pop()
+        if name.startswith("/"):
+            place = "/"
+        elif name == "..":
+            place = os.path.dirname(place)  # noqa: PTH120  (a string on purpose: this runs at every event)
+        else:
+            yield place, name
+            entry = os.path.join(place, name)  # noqa: PTH118
+            try:
+                target = os.readlink(entry)  # noqa: PTH115
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # nothing there, or not for us
+                    return
+                place = entry  # no link
+            else:
+                rest += reversed(PurePath(target).parts)
+                links += 1
+                if links > _LINKS_MAX:
+                    return
+    yield place, ""
+
+
+def _everything_about(place: str) -> int:
+    """What to watch for where the reader wants to know all.
+
+    The content of regular files only: whoever writes to a device would wake the reader of ``/dev``.
+    """
+    mode = os.stat(place).st_mode  # noqa: PTH116
+    if stat.S_ISDIR(mode):
+        return NAMES | SELF | ATTRIB
+    return SELF | ATTRIB | MODIFY if stat.S_ISREG(mode) else SELF | ATTRIB
+
+
+def _state(path: Path) -> _State:
+    """Differs when what the path leads to has changed; not for the attributes of a directory's entries."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+_hubs: dict[asyncio.AbstractEventLoop, _Hub] = {}
 
 
 @contextmanager
-def watching(directory: Path, *names: str) -> Iterator[Wakeups]:
-    """Wake-ups whenever one of the named files of the directory, or the directory itself, comes, goes or is replaced."""
+def _reading(reader: Wakeups) -> Iterator[Wakeups]:
     loop = asyncio.get_running_loop()
-    if loop not in _hubs:
-        _hubs[loop] = _Hub()
-    hub = _hubs[loop]
-    reader = Wakeups(directory, {*names})
+    hub = _hubs.setdefault(loop, _Hub())
     hub.add(reader)
     try:
         yield reader
     finally:
         hub.remove(reader)
+        if not hub.readers:
+            del _hubs[loop]
+
+
+def watching(directory: Path, *names: str) -> AbstractContextManager[Wakeups]:
+    """Wake-ups whenever one of the named files of the directory, or the directory itself, comes, goes or is replaced."""
+    return _reading(Wakeups([directory], {*names}))
+
+
+def watching_all(*paths: Path) -> AbstractContextManager[Wakeups]:
+    """Wake-ups for whatever happens to these absolute paths: files, directories and their entries, or nothing yet."""
+    return _reading(Wakeups(paths, None))
