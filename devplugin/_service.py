@@ -17,23 +17,28 @@ from grpclib.const import Handler as MappedHandler
 from grpclib.server import Stream
 
 from devplugin._cell import Latest
+from devplugin._claims import Claims
 from devplugin._snapshot import Snapshot
 from devplugin._wire import (
+    LIST_BYTES_MAX,
     MalformedMessage,
     PreferredAllocationIds,
     decode_allocate,
     decode_pre_start_container,
     decode_preferred_allocation,
     encode_allocate,
+    encode_device,
     encode_preferred_allocation,
 )
 from devplugin.errors import AllocationError, UnhealthyDevice, UnknownDevice
-from devplugin.model import Allocation, D, Health, PreferredAllocationRequest
+from devplugin.model import Allocation, D, Device, Health, PreferredAllocationRequest
 
 log = logging.getLogger("devplugin.service")
 
 # What reaches an event of a pod; the kubelet adds its own words and the API server cuts at 1,024.
 _MESSAGE_MAX = 800
+# How often a list is looked at again whose devices are being allocated, though it leaves them out.
+_CLAIMED_S = 0.2
 
 RawStream = Stream[bytes, bytes]
 
@@ -63,6 +68,7 @@ class Service(Generic[D]):
         self._hooks = hooks
         self._snapshots = snapshots
         self._options = options
+        self._claims = Claims()
         self._streams: set[asyncio.Task[object]] = set()
         self._ending = False
         self._calls = 0
@@ -141,13 +147,20 @@ class Service(Generic[D]):
 
     async def _send_snapshots(self, stream: RawStream) -> None:
         self._log(logging.INFO, "list_and_watch.start")
-        version, sent = 0, None
+        version, snapshot = await self._snapshots.newer()
+        sent = None
         while True:
-            version, snapshot = await self._snapshots.newer(version)
-            if snapshot.message != sent:
-                sent = snapshot.message
-                self._log(logging.DEBUG, "list_and_watch.send", devices=len(snapshot.devices))
+            claimed = self._claims.left_out(snapshot.by_id)
+            message = b"".join(
+                [snapshot.message, *(encode_device(Device(i, health=Health.UNHEALTHY)) for i in claimed)]
+            )
+            if message != sent and len(message) <= LIST_BYTES_MAX:
+                sent = message
+                self._log(logging.DEBUG, "list_and_watch.send", devices=len(snapshot.devices) + len(claimed))
                 await stream.send_message(sent)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLAIMED_S if claimed else None):
+                    version, snapshot = await self._snapshots.newer(version)
 
     async def _allocate(self, request: bytes) -> bytes:
         return encode_allocate([await self._allocate_for(ids) for ids in decode_allocate(request)])
@@ -156,7 +169,9 @@ class Service(Generic[D]):
         self._log(logging.INFO, "allocate", ids=ids)
         hooks = self._hooks
         async with self._refusing("allocate", ids, hooks.allocate_timeout_s):
-            allocation = await hooks.allocate(self._resolve(ids, healthy=True))
+            devices = self._resolve(ids, healthy=True)
+            with self._claims.on(ids):
+                allocation = await hooks.allocate(devices)
             if not isinstance(allocation, Allocation):
                 raise TypeError(f"allocate() returned {allocation!r}, which is no Allocation")
             return allocation

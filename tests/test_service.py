@@ -21,6 +21,8 @@ from devplugin import (
     Mount,
     PreferredAllocationRequest,
     UnknownDevice,
+    _claims,
+    _service,
 )
 from devplugin._cell import Latest
 from devplugin._proto import v1beta1 as pb
@@ -299,6 +301,53 @@ async def test_a_slow_reader_gets_the_newest_list_and_no_queue(directory: Path) 
         while 10 not in counts:
             counts.append(len(await _read(stream)))
         assert counts == [50_000, 10]
+        stream.cancel()
+
+
+async def test_a_device_stays_listed_while_it_is_allocated(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that leaves it out says Unhealthy until the kubelet must have the answer: kubelets crash over less."""
+    monkeypatch.setattr(_claims, "_AFTER_THE_ANSWER_S", 0.3)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(Gpus):
+        async def allocate(self, devices: Sequence[Gpu]) -> Allocation:  # noqa: ARG002
+            asked.set()
+            await answer.wait()
+            return Allocation()
+
+    async with served(Slow(), directory, *GPUS) as plugin:
+        stream = plugin.kubelet.list_and_watch()
+        assert await _read(stream) == {"g0": "Healthy", "g1": "Healthy", "sick": "Unhealthy"}
+        allocating = asyncio.create_task(plugin.kubelet.allocate(["g0"]))
+        await asked.wait()
+        await plugin.offer(GPUS[2])
+        assert await _read(stream) == {"sick": "Unhealthy", "g0": "Unhealthy"}
+        await plugin.offer(GPUS[1])
+        assert await _read(stream) == {"g1": "Healthy", "g0": "Unhealthy"}
+        assert repr(plugin.service._claims) == "Claims(['g0'])"
+        next_list = asyncio.create_task(_read(stream))
+        answer.set()
+        await allocating
+        assert not next_list.done()
+        assert await next_list == {"g1": "Healthy"}
+        stream.cancel()
+
+
+async def test_a_list_without_room_for_a_device_that_is_allocated(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a list waits."""
+    monkeypatch.setattr(_claims, "_AFTER_THE_ANSWER_S", 0.3)
+    monkeypatch.setattr(_service, "LIST_BYTES_MAX", 60)
+    many = [Gpu("f" * 20), Gpu("e" * 9)]
+    async with served(Gpus(), directory, Gpu("g0")) as plugin:
+        stream = plugin.kubelet.list_and_watch()
+        assert await _read(stream) == {"g0": "Healthy"}
+        await plugin.kubelet.allocate(["g0"])
+        await plugin.offer(*many)
+        assert plugin.service._claims.left_out(()) == ["g0"]
+        assert await _read(stream) == {device.id: "Healthy" for device in many}
+        assert plugin.service._claims.left_out(()) == []
         stream.cancel()
 
 

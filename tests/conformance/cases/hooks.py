@@ -87,6 +87,30 @@ async def allocate_hangs(lab: Lab) -> None:
 
 
 @case()
+async def a_device_left_out_while_it_is_allocated(lab: Lab) -> None:
+    """What the author leaves out during its own Allocate is unhealthy in the list until the kubelet has the answer, and gone
+    then: it would crash kubelets from 1.34 on.
+    """
+    plugin = Widgets()
+    asked, may_answer, answer = asyncio.Event(), asyncio.Event(), plugin.on_allocate
+
+    async def slowly(devices: Sequence[Device]) -> Allocation:
+        asked.set()
+        await may_answer.wait()
+        return await answer(devices)
+
+    plugin.on_allocate = slowly
+    await serving(lab, plugin)
+    admission = asyncio.create_task(lab.kubelet.admit(Pod.of("a", RESOURCE, 4)))
+    await asked.wait()
+    plugin.show(widget("w1"))
+    await lab.offers(RESOURCE, 1, 4)
+    may_answer.set()
+    assert (await admission).admitted
+    await lab.offers(RESOURCE, 1)
+
+
+@case()
 async def unknown_and_unhealthy_devices_are_refused(lab: Lab) -> None:
     """A device that the plugin does not have, or knows to be ill, is given to no container, whatever the kubelet believes."""
     liar = await lab.raw("liar.sock")

@@ -192,6 +192,11 @@ def does_not_check_ids(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_service.Service, "_resolve", lambda *_, **__: [])
 
 
+@mutant("a_device_left_out_while_it_is_allocated", "real-1.36", r"no Counts\(capacity=4, allocatable=1\)")
+def leaves_out_what_is_being_allocated(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_service.Claims, "left_out", lambda *_: [])
+
+
 @mutant("allocate_hangs", "real-1.36", "allocate was not answered")
 def lets_hooks_hang(patch: pytest.MonkeyPatch) -> None:
     real = _service.Service._refusing
