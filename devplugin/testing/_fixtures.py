@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import anyio
+
 from devplugin.plugin import DevicePluginBase
 from devplugin.testing._kubelet import FakeKubelet
 from devplugin.testing._records import Registration
@@ -79,8 +81,8 @@ class Serve:
         self._served = [each for each in self._served if each not in ending]
         for _, task in ending:
             task.cancel()
-        if ending:
-            await asyncio.wait([task for _, task in ending])
+        with anyio.CancelScope(shield=True):  # a cancelled scope would cancel the wait for their end again
+            await asyncio.gather(*(task for _, task in ending), return_exceptions=True)
         errors = [error for _, task in ending if not task.cancelled() and (error := task.exception())]
         if len(errors) > 1:
             raise BaseExceptionGroup("several plugins have failed", errors)

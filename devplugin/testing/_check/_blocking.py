@@ -9,7 +9,6 @@ import logging
 import sys
 import threading
 from collections import Counter
-from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +35,7 @@ class Watchdog:
         blocked_s: For how long the loop was held at each place, at most.
     """
 
-    def __init__(self, own_files: Collection[str]) -> None:
+    def __init__(self, own_files: frozenset[str]) -> None:
         self.blocked_s: dict[Place, float] = {}
         self._own_files = own_files
         self._beats = 0

@@ -12,7 +12,7 @@ from devplugin.plugin import DevicePluginBase
 from devplugin.testing._changes import ConditionNotMet
 from devplugin.testing._check._class import broken_hooks
 from devplugin.testing._check._enumerating import enumerate_once
-from devplugin.testing._check._found import Found, errors_of_hooks
+from devplugin.testing._check._found import Found, errors_of
 from devplugin.testing._check._hooks import HookCalls
 from devplugin.testing._check._lists import ids_of_two_enumerations, next_list
 from devplugin.testing._fixtures import Serve
@@ -51,7 +51,7 @@ class Course:
         self._plugin = plugin
         self._found = found
         self._settings = settings
-        self._broken = broken_hooks(type(plugin))
+        self._broken = broken_hooks(plugin)
 
     def __repr__(self) -> str:
         return f"<Course of {self._found!r}>"
@@ -93,9 +93,11 @@ class Course:
             await serve(self._plugin, timeout_s=self._settings.patience_s)
             is_there = True
         except ConditionNotMet:
-            self._found.add(
-                "DP402", f"it has not registered and listed its devices within {self._settings.patience_s:g} s"
-            )
+            within = f"within {self._settings.patience_s:g} s"
+            if any(each.resource == self._resource for each in self._kubelet.registrations):
+                self._found.add("DP201", f"served, devices() yielded no list {within}")
+            else:
+                self._found.add("DP402", f"it did not register {within}")
         except Exception as error:  # noqa: BLE001  (what the author's code raises is not known)
             self._found.add_error("DP203", error, "serve()")
         try:
@@ -127,15 +129,15 @@ class Course:
     async def _start_pod(self) -> None:
         """A pod with one device, up to its running container: DP303 and DP310."""
         pod = self._kubelet.create_pod(f"check-{self._resource.partition('/')[2]}", {self._resource: 1})
-        with errors_of_hooks() as errors:
+        with errors_of("pre_start_container") as errors:
             try:
                 await self._kubelet.until(lambda: _has_come_to_something(pod), timeout_s=self._settings.patience_s)
             except ConditionNotMet:
                 self._found.add("DP310", f"a pod's container did not start within {self._settings.patience_s:g} s")
         if pod.is_over:
             self._found.add("DP303", f"a pod was not admitted: {pod.message}")
-        elif errors.newest is not None:
-            self._found.add_error("DP310", errors.newest, "pre_start_container()")
+        elif errors.unexpected is not None:
+            self._found.add_error("DP310", errors.unexpected, "pre_start_container()")
         elif pod.status == "CreateContainerConfigError":
             self._found.add("DP310", f"a pod's container did not start: {pod.events[-1].message}")
         pod.delete()

@@ -19,7 +19,11 @@ SLOW_S = 1.0
 
 async def enumerate_once(plugin: DevicePluginBase[Any], found: Found, patience_s: float) -> Snapshot[Any] | None:
     """The first list, looked at: DP103, DP201, DP202, DP203, DP206, DP209. None when there is none to go on with."""
-    lists: object = plugin.devices()  # an author's: it may be anything
+    try:
+        lists: object = plugin.devices()  # an author's: it may be anything
+    except Exception as error:  # noqa: BLE001  (what the author's code raises is not known)
+        found.add_error("DP203", error, "devices()")
+        return None
     if not isinstance(lists, AsyncIterator):
         if inspect.iscoroutine(lists):
             lists.close()
@@ -54,7 +58,7 @@ async def _first(lists: AsyncIterator[object], found: Found, patience_s: float) 
                 await lists.aclose()
     except StopAsyncIteration:
         found.add("DP201", "devices() ended without a list")
-    except Exception as error:  # noqa: BLE001  (what the author's code raises is not known)
+    except Exception as error:  # noqa: BLE001  (as above)
         if patience.expired():
             found.add("DP201", f"devices() yielded no list, or did not end, within {patience_s:g} s")
         else:

@@ -11,7 +11,7 @@ from devplugin.testing._check._lists import Breach, some
 from devplugin.testing._check._places import place_of_error
 from devplugin.testing._check._rules import RULES, Finding
 
-__all__ = ["Found", "errors_of_hooks", "own_files_of"]
+__all__ = ["Found", "errors_of", "own_files_of"]
 
 
 class Found:
@@ -63,30 +63,43 @@ class Found:
             yield RULES[code].finding(f"{self.name}, device {some(devices)}", meaning)
 
 
-def own_files_of(plugin: DevicePluginBase[Any]) -> set[str]:
-    """The files that the plugin's class and its bases, but for ours, are written in."""
+def own_files_of(plugin: DevicePluginBase[Any]) -> frozenset[str]:
+    """The files that the methods of the plugin's class are written in, and of its bases but for ours."""
     classes = [each for each in type(plugin).__mro__ if each not in DevicePluginBase.__mro__]
-    return {inspect.getfile(each) for each in classes}
+    functions = [
+        inspect.unwrap(value) for each in classes for value in vars(each).values() if inspect.isfunction(value)
+    ]
+    return frozenset(function.__code__.co_filename for function in functions)
 
 
 class _Errors(logging.Handler):
-    """Keeps what devplugin logs as raised by hooks."""
+    """Keeps what a hook raised, but for refusals."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.newest: BaseException | None = None
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        self._hook = hook
+        self.unexpected: BaseException | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:
-            self.newest = record.exc_info[1]
+        if record.exc_info and self._hook in record.getMessage():
+            self.unexpected = record.exc_info[1]
 
 
 @contextmanager
-def errors_of_hooks() -> Iterator[_Errors]:
-    """What hooks raise while it lasts: a plugin's peer is told only the kind of it, and the log has the rest."""
-    handler, logger = _Errors(), logging.getLogger("devplugin.service")
+def errors_of(hook: str) -> Iterator[_Errors]:
+    """What a hook raises while it lasts.
+
+    A peer is told only the kind of it, and devplugin's log has the rest. That goes nowhere else meanwhile: it would
+    complain of calls that are made to be refused.
+    """
+    handler, logger = _Errors(hook), logging.getLogger("devplugin.service")
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
     try:
         yield handler
     finally:
+        logger.propagate = propagate
+        logger.setLevel(level)
         logger.removeHandler(handler)

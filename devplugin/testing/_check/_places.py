@@ -2,7 +2,7 @@
 
 import linecache
 import traceback
-from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from sysconfig import get_path
 from types import FrameType
@@ -36,7 +36,7 @@ class Place(NamedTuple):
         return linecache.getline(self.file, self.line).strip()
 
 
-def place_of_frame(frame: FrameType | None, own_files: Iterable[str]) -> Place | None:
+def place_of_frame(frame: FrameType | None, own_files: frozenset[str]) -> Place | None:
     """The innermost place of the author's in what the loop runs; None when it runs nothing of the author's.
 
     Args:
@@ -53,7 +53,7 @@ def place_of_frame(frame: FrameType | None, own_files: Iterable[str]) -> Place |
     return None
 
 
-def place_of_error(error: BaseException, own_files: Iterable[str]) -> Place | None:
+def place_of_error(error: BaseException, own_files: frozenset[str]) -> Place | None:
     """Where in the author's code an error came up; None when it did elsewhere."""
     for entry in reversed(traceback.extract_tb(error.__traceback__)):
         if _is_the_authors(entry.filename, own_files):
@@ -61,7 +61,8 @@ def place_of_error(error: BaseException, own_files: Iterable[str]) -> Place | No
     return None
 
 
-def _is_the_authors(file: str, own_files: Iterable[str]) -> bool:
+@lru_cache(maxsize=1024)
+def _is_the_authors(file: str, own_files: frozenset[str]) -> bool:
     if file in own_files:
         return True
     return not file.startswith((_OURS, *_STANDARD)) and not any(part in Path(file).parts for part in _INSTALLED)

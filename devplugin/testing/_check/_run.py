@@ -13,7 +13,7 @@ from devplugin.errors import ConfigurationError
 from devplugin.plugin import DevicePluginBase
 from devplugin.testing._check._answers import clashes
 from devplugin.testing._check._blocking import Watchdog
-from devplugin.testing._check._class import check_class, near_settings, resource_name_of
+from devplugin.testing._check._class import check_class, check_instance
 from devplugin.testing._check._course import Course, Settings
 from devplugin.testing._check._found import Found, own_files_of
 from devplugin.testing._check._lists import some
@@ -76,20 +76,15 @@ def _by_itself(plugin: DevicePluginBase[Any]) -> Found:
         raise ConfigurationError(
             f"check_plugin() takes plugin objects, and {plugin!r} is none: is a pair of brackets missing?"
         )
-    kind, found = type(plugin), Found(plugin)
-    values: Mapping[str, object] = getattr(plugin, "__dict__", {})
-    found.take([*check_class(kind), *near_settings(kind, values), *resource_name_of(kind, _name_of(plugin))])
+    found = Found(plugin)
+    found.take([*check_class(type(plugin)), *check_instance(plugin)])
     return found
-
-
-def _name_of(plugin: DevicePluginBase[Any]) -> object:
-    return getattr(plugin, "resource_name", None)
 
 
 @contextmanager
 def _watching(plugins: Iterable[DevicePluginBase[Any]], found: Found) -> Iterator[None]:
     """DP401 for whatever of the plugins holds the event loop meanwhile."""
-    with Watchdog({file for plugin in plugins for file in own_files_of(plugin)}) as watchdog:
+    with Watchdog(frozenset().union(*map(own_files_of, plugins))) as watchdog:
         yield
     for place, held_s in watchdog.blocked_s.items():
         found.add("DP401", f"the event loop was held for {held_s:.1f} s or longer: {place.source}", str(place))
