@@ -77,7 +77,8 @@ def _import(place: str) -> ModuleType:
     except BaseException as error:
         raise _in_their_code(error, place) from error
     if not is_there:
-        hint = f" Did you mean {place}.py?" if Path(f"{place}.py").exists() else ""
+        before, _, name = place.rpartition(".")
+        hint = f" Did you mean {before}:{name}?" if before and name[:1].isupper() else ""
         raise Unusable(f"There is no module {place!r} to import, looked for in {Path.cwd()} and in this Python.{hint}")
     return _run_module(lambda: importlib.import_module(place), place)
 

@@ -124,9 +124,9 @@ def _mount(value: str, ctx: click.Context, param: click.Parameter) -> HostMount:
 
 
 def kebab(name: str) -> str:
-    """``SerialPorts`` as ``serial-ports``."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
-    return "-".join(word.lower() for word in words)
+    """``SerialPorts`` as ``serial-ports``, ``HTTPServer_2`` as ``http-server-2``."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+", "-", name)
+    return words.strip("-").lower()
 
 
 def check_label(what: str, name: str) -> str:
@@ -199,6 +199,11 @@ def _text(value: str) -> str:
     return yaml.safe_dump(value, width=float("inf")).removesuffix("\n...\n").removesuffix("\n")
 
 
+def _check_directory(path: str) -> None:
+    if not re.fullmatch(r"/[!-~]*", path):
+        raise ConfigurationError(f"the kubelet's directory {path!r} is not usable: it must be an absolute path")
+
+
 @click.command(
     epilog=example(
         "devplugin manifest serial_ports.py --image registry.example.com/serial-ports:1 --mount /dev",
@@ -247,13 +252,15 @@ def command(  # noqa: PLR0917  (click gives them by name)
 ) -> None:
     """Write the DaemonSet that runs this plugin on every node, with no more rights and mounts than it needs.
 
-    Why each line is there: docs/how-to/deploy.md. The image's entry point starts the plugin.
+    Why each line is there: docs/how-to/deploy.md. The image's entry point starts the plugin. The exit status is 0, or 2 when
+    the plugin or an option is not usable.
     """
     found = load_plugin(plugin)
     try:
         resource = check_resource_name(resource or getattr(found, "resource_name", None))
         name = check_label("name", name or kebab(type(found).__name__))
         check_label("namespace", namespace)
+        _check_directory(kubelet_dir)
         check_image(image)
         check_image(pod_image)
     except ConfigurationError as error:
