@@ -201,7 +201,7 @@ class PodResourcesClient:
         return [_pod(each) for each in response.pod_resources]
 
     async def pod(self, name: str, namespace: str = "default") -> PodResources:
-        """One pod (Get; kubelets since 1.36 have it, and older ones with the feature gate ``KubeletPodResourcesGet``).
+        """One pod (Get; kubelets since 1.34 have it, and since 1.27 with the feature gate ``KubeletPodResourcesGet``).
 
         Raises:
             UnknownPod: There is no such pod on this node.
