@@ -129,10 +129,11 @@ class _Connection(H2Protocol):
 class Server:
     """A socket that listens. ``path`` is its file, ``name`` the file's name."""
 
-    def __init__(self, path: Path, file_id: tuple[int, int], mapping: Mapped) -> None:
+    def __init__(self, path: Path, prefix: str, mapping: Mapped) -> None:
         self.path = path
         self.name = path.name
-        self._file_id = file_id
+        self.prefix = prefix
+        self._file_id = _file_id(path)
         self._mapping = mapping
         self._config = Configuration().__for_server__()
         self._connections: set[_Connection] = set()
@@ -142,7 +143,14 @@ class Server:
 
     def owns_its_file(self) -> bool:
         """Whether the file is there and still the one that was bound."""
-        return _file_id(self.path) == self._file_id
+        return self._file_id is not None and _file_id(self.path) == self._file_id
+
+    def siblings(self) -> set[str]:
+        """The names of the other sockets in the directory that are of this resource."""
+        try:
+            return {path.name for path in _sockets(self.path.parent, self.prefix) if path.suffix} - {self.name}
+        except FileNotFoundError:  # the directory itself has gone
+            return set()
 
     async def streaming_peers_gone(self, within_s: float) -> None:
         """Return when each peer that had a stream has closed its connection, or after ``within_s`` seconds."""
@@ -185,7 +193,7 @@ async def serving(directory: Path, resource_name: str, mapping: Mapped) -> Async
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise no_permission("make a socket in", directory, error) from error
         raise KubeletUnavailable(f"no socket can be made in {directory}: {error.strerror}") from error
-    server = Server(path, _file_id(path) or (0, 0), mapping)
+    server = Server(path, prefix, mapping)
     accepting: asyncio.Server | socket.socket = listening
     try:
         accepting = await asyncio.get_running_loop().create_unix_server(server.accept, sock=listening)
@@ -247,19 +255,24 @@ def _file_id(path: Path) -> tuple[int, int] | None:
 
 def _remove_stale(directory: Path, prefix: str) -> None:
     """Unlink this resource's sockets that nothing listens on: their processes were killed."""
-    ours = re.compile(rf"\.?{re.escape(prefix)}[0-9a-f]{{8}}(\.sock)?")
-    with os.scandir(directory) as entries:
-        found = [Path(entry.path) for entry in entries if ours.fullmatch(entry.name)]
-    for path in found:
+    for path in _sockets(directory, prefix):
         with suppress(FileNotFoundError):  # another instance is just as tidy
             status = path.stat(follow_symlinks=False)
             hidden_lately = path.name.startswith(".") and time.time() - status.st_ctime < _HIDDEN_FOR_S
-            if stat.S_ISSOCK(status.st_mode) and not hidden_lately and _refuses(path):
+            if stat.S_ISSOCK(status.st_mode) and not hidden_lately and refuses(path):
                 path.unlink()
                 log.info("Removed %s: nothing listens on it", path)
 
 
-def _refuses(path: Path) -> bool:
+def _sockets(directory: Path, prefix: str) -> list[Path]:
+    """A resource's sockets, also those that are still hidden."""
+    ours = re.compile(rf"\.?{re.escape(prefix)}[0-9a-f]{{8}}(\.sock)?")
+    with os.scandir(directory) as entries:
+        return [Path(entry.path) for entry in entries if ours.fullmatch(entry.name)]
+
+
+def refuses(path: Path) -> bool:
+    """Whether nothing listens on a socket: its process is dead."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

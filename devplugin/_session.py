@@ -3,10 +3,10 @@
 A session: find the kubelet → serve on a new socket → Register → live until it is over → let the kubelet notice → again.
 
 It is over when kubelet.sock is made again (a new kubelet knows nothing of us), when the kubelet's ListAndWatch stream has
-ended (the kubelet never asks again), when the own socket is gone and there is a kubelet to tell of another one, or when no
-stream came soon after Register. Then the old stream must have ended on the kubelet's side *before* Register: up to 1.36
-the late end of an old stream takes the new registration with it (kubernetes/kubernetes#135437). And a path is never registered
-twice: from 1.37 on the kubelet refuses that.
+ended (the kubelet never asks again), when the own socket is gone and there is a kubelet to tell of another one, when no
+stream came soon after Register, or when another instance has come and gone (``_siblings`` says why). Then the old stream must
+have ended on the kubelet's side *before* Register: up to 1.36 the late end of an old stream takes the new registration with it
+(kubernetes/kubernetes#135437). And a path is never registered twice: from 1.37 on the kubelet refuses that.
 """
 
 import logging
@@ -19,6 +19,7 @@ from devplugin._cell import Latest
 from devplugin._kubelet import SOCKET_NAME, KubeletDirectory, SocketId
 from devplugin._server import Server, serving
 from devplugin._service import Hooks, Service
+from devplugin._siblings import Siblings
 from devplugin._snapshot import Snapshot
 from devplugin._watch import Wakeups, watching
 from devplugin._wire import encode_register
@@ -97,7 +98,8 @@ class Registration(Generic[D]):
             self._directory.dial(kubelet) as client,
             serving(self._directory.path, name, service.__mapping__()) as server,
         ):
-            wakeups.names = {SOCKET_NAME, server.name}
+            siblings = Siblings(server)
+            wakeups.names = (SOCKET_NAME, server.prefix)
             details = {"resource": name, "socket": str(server.path)}
             log.info("Starting to listen", extra={"details": details})
             try:
@@ -105,19 +107,23 @@ class Registration(Generic[D]):
                 request = encode_register(endpoint=server.name, resource_name=name, options=self._options)
                 await client.register(request)
                 self._said = None
-                return await self._until_over(kubelet, service, server, wakeups)
+                return await self._until_over(kubelet, service, server, siblings, wakeups)
             finally:
                 await service.calls_done(_CALLS_DONE_WITHIN_S)
                 service.end_streams()
                 await server.streaming_peers_gone(_PEER_CLOSES_WITHIN_S)
 
-    async def _until_over(self, kubelet: SocketId | None, service: Service[D], server: Server, wakeups: Wakeups) -> str:
+    async def _until_over(
+        self, kubelet: SocketId | None, service: Service[D], server: Server, siblings: Siblings, wakeups: Wakeups
+    ) -> str:
         due_s = time.monotonic() + self._stream_within_s
         while (reason := self._over(kubelet, service, server)) is None:
+            if (alone_in_s := siblings.all_gone_s()) <= 0:
+                return "another instance of this plugin has come and gone"
             left_s = math.inf if service.stream_seen else due_s - time.monotonic()
             if left_s <= 0:
                 return f"no ListAndWatch came within {self._stream_within_s:g} s"
-            await wakeups.wait(left_s)
+            await wakeups.wait(min(left_s, alone_in_s))
         return reason
 
     def _over(self, kubelet: SocketId | None, service: Service[D], server: Server) -> str | None:

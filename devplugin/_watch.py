@@ -56,12 +56,12 @@ class Bell:
 class Wakeups(Bell):
     """One reader's wake-ups for some paths.
 
-    ``names`` are the files in the directories that matter to the reader, who is woken by the safety net, too, and compares
+    ``names`` is how the files in the directories begin that matter to the reader, who is woken by the safety net, too, and compares
     more than this module could. Without names everything matters that happens to what a path leads to, and to the entries
     of a directory; then the safety net compares and wakes only for a change.
     """
 
-    def __init__(self, paths: Sequence[Path], names: set[str] | None) -> None:
+    def __init__(self, paths: Sequence[Path], names: tuple[str, ...] | None) -> None:
         super().__init__()
         self.paths = paths
         self.names = names
@@ -77,7 +77,7 @@ class Wakeups(Bell):
         """Whether it can be what the reader waits for, or lead a path elsewhere."""
         if not change.name:
             return change.wd in self.ends or change.wd in self.steps
-        if change.wd in self.ends and (self.names is None or change.name in self.names):
+        if change.wd in self.ends and (self.names is None or change.name.startswith(self.names)):
             return True
         return change.name in self.steps.get(change.wd, ())
 
@@ -260,8 +260,8 @@ def _reading(reader: Wakeups) -> Iterator[Wakeups]:
 
 
 def watching(directory: Path, *names: str) -> AbstractContextManager[Wakeups]:
-    """Wake-ups whenever one of the named files of the directory, or the directory itself, comes, goes or is replaced."""
-    return _reading(Wakeups([directory], {*names}))
+    """Wake-ups whenever a file of the directory whose name begins so, or the directory itself, comes, goes or is replaced."""
+    return _reading(Wakeups([directory], names))
 
 
 def watching_all(*paths: Path) -> AbstractContextManager[Wakeups]:

@@ -22,6 +22,7 @@ from devplugin import (
     KubeletUnavailable,
     PreferredAllocationRequest,
     RegistrationRejected,
+    _siblings,
 )
 from devplugin._cell import Latest
 from devplugin._kubelet import KubeletDirectory
@@ -206,6 +207,22 @@ async def test_two_instances_of_one_plugin(directory: Path, serve: Serve) -> Non
         ]
         assert await kubelet.plugins[1].allocate(["a"])
         assert not second.done()
+
+
+async def test_a_second_instance_comes_and_goes(
+    directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one registers anew, since the kubelet may have dropped it for the second."""
+    monkeypatch.setattr(_siblings, "_GONE_FOR_S", 0.1)
+    caplog.set_level("INFO", "devplugin")
+    async with grpcio_kubelet(directory) as kubelet:
+        serve(Fixed())
+        await kubelet.until(lambda k: len(k.lists) == 1)
+        second = serve(Fixed())
+        await kubelet.until(lambda k: len(k.lists) == 2)
+        second.cancel()
+        await kubelet.until(lambda k: len(k.lists) == 3)
+    assert "acme.com/widget: another instance of this plugin has come and gone: registering again" in caplog.messages
 
 
 async def test_names_that_differ_little_do_not_collide(directory: Path, serve: Serve) -> None:

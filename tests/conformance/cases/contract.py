@@ -1,5 +1,7 @@
 """What every plugin owes the kubelet, and the kubelet it: with ours, and with Kubernetes' sample plugin."""
 
+from collections.abc import Awaitable, Callable
+
 from tests.conformance.kubelet import Counts, KubeletId, plain
 from tests.conformance.lab import GRACE_S, Lab, ordered
 from tests.conformance.registry import Need, case, since
@@ -213,22 +215,35 @@ async def _settled(lab: Lab, plugin: Subject) -> None:
     await lab.offers(plugin.resource, len(plugin.ids))
 
 
-@case()
+def _drops_the_first(kubelet: KubeletId) -> bool:
+    return not kubelet.version.knows_sockets
+
+
+_LOST = {"sample": Need(_drops_the_first, "the kubelet has dropped the first instance, which does not notice")}
+
+
+@case(shortcomings=_LOST)
 async def a_second_instance_leaves_again(lab: Lab, plugin: Subject) -> None:
     """An update that is withdrawn: from 1.37 on the first instance serves as before; until then the kubelet has dropped it
-    without telling it, so there is nothing until it starts again.
+    without telling it, and it notices by itself.
     """
-    await ready(lab, plugin)
     second = plugin.another()
+    await _comes_and_goes(lab, plugin, second, second.stop)
+
+
+@case(kills=True, shortcomings=_LOST)
+async def a_second_instance_is_killed(lab: Lab, plugin: Subject) -> None:
+    """An update that fails: the new version dies, and the first instance serves again, as above."""
+    second = plugin.another()
+    await _comes_and_goes(lab, plugin, second, second.kill)
+
+
+async def _comes_and_goes(lab: Lab, plugin: Subject, second: Subject, end: Callable[[], Awaitable[None]]) -> None:
+    await ready(lab, plugin)
     await lab.start(second)
     await lab.registered(plugin.resource, 2)
     await lab.listed(plugin.resource, 2)
-    await second.stop()
-    if not lab.version.knows_sockets:
-        await lab.away(plugin.resource, len(plugin.ids))
-        await plugin.stop()
-        await lab.start(plugin)
-    else:
-        await lab.ended(plugin.resource, 1)
+    await end()
+    await lab.ended(plugin.resource, 1)
     await lab.offers(plugin.resource, len(plugin.ids))
     await lab.run(Pod.of("a", plugin.resource, len(plugin.ids)))

@@ -19,10 +19,12 @@ from devplugin import (
     Device,
     Health,
     KubeletUnavailable,
+    _claims,
     _kubelet,
     _server,
     _service,
     _session,
+    _siblings,
     _snapshot,
     _wire,
 )
@@ -122,6 +124,11 @@ def does_not_notice_the_end_of_its_stream(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_service.Service, "stream_ended", property(lambda _: False, _does_nothing), raising=False)
 
 
+@mutant("a_second_instance_leaves_again", "real-1.36", "4 of example.com/widget|Counts", subject="ours")
+def does_not_care_for_its_siblings(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_siblings.Siblings, "all_gone_s", lambda _: math.inf)
+
+
 @mutant("its_own_socket_is_removed", "fake-1.36", "2 registrations|No such file")
 def does_not_notice_that_its_socket_is_gone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_server.Server, "owns_its_file", lambda _: True)
@@ -194,7 +201,7 @@ def does_not_check_ids(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("a_device_left_out_while_it_is_allocated", "real-1.36", r"no Counts\(capacity=4, allocatable=1\)")
 def leaves_out_what_is_being_allocated(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_service.Claims, "left_out", lambda *_: [])
+    patch.setattr(_claims.Claims, "left_out", lambda *_: [])
 
 
 @mutant("allocate_hangs", "real-1.36", "allocate was not answered")
