@@ -7,8 +7,8 @@ list.
 
 from asyncio import sleep
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
-from operator import is_
+from itertools import accumulate, compress, count
+from operator import is_, is_not
 from typing import Generic
 
 from devplugin._wire import LIST_BYTES_MAX, encode_device
@@ -60,10 +60,9 @@ class Snapshot(Generic[D]):
         """``last`` with the devices that are other objects now; None when ids have changed or moved."""
         pieces, by_id = last._pieces.copy(), last.by_id.copy()  # noqa: SLF001  (of the same class)
         for turn in range(0, len(devices), _TURN):
-            compared = zip(devices[turn : turn + _TURN], last.devices[turn : turn + _TURN], strict=True)
-            for n, (device, before) in enumerate(compared, turn):
-                if device is before:
-                    continue
+            others = map(is_not, devices[turn : turn + _TURN], last.devices[turn : turn + _TURN])
+            for n in compress(count(turn), others):
+                device, before = devices[n], last.devices[n]
                 if not isinstance(device, Device) or device.id != before.id:
                     return None
                 by_id[device.id] = device
