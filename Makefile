@@ -63,6 +63,7 @@ conformance: $(READY) ## the same cases on the fake kubelet and on five real dev
 
 e2e: $(READY) ## the whole scenario on a real node, in namespaces (needs root and Go)
 	@tests/e2e/run
+	@$(PY) -m pytest -m e2e tests/e2e
 
 bench: ## measure it beside other ways to write a device plugin (needs Go; an hour)
 	@PYTHON=$(PYTHON) benchmarks/run
