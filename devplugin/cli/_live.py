@@ -110,14 +110,19 @@ class _Screen:
         if seen is None:
             counts = "not announced to this kubelet yet" if kubelet.is_running else "the kubelet is stopped"
         else:
-            free = len(seen.healthy - seen.allocated)
+            free = len(seen.healthy - self._holders().keys())
             counts = f"{seen.capacity} devices, {seen.allocatable} healthy, {free} free"
         return Text.assemble((trial.resource, "bold"), f": {counts}; Kubernetes {kubelet.version}")
+
+    def _holders(self) -> dict[str, str]:
+        """The pod of each device that has one."""
+        pods = self._trial.kubelet.pods.values()
+        return {each: pod.name for pod in pods if not pod.is_over for each in pod.device_ids(self._trial.resource)}
 
     def _devices(self) -> RenderableType:
         """The devices with their pods, as many as there is room for."""
         trial = self._trial
-        holders = {each: pod.name for pod in trial.kubelet.pods.values() for each in pod.device_ids(trial.resource)}
+        holders = self._holders()
         room = self._console.height - _OTHER_LINES - len(trial.kubelet.pods)
         listed = trial.devices.devices
         shown = max(room, _FEWEST_DEVICES)

@@ -45,8 +45,12 @@ class Trial:
             directory = Path(name)
             async with FakeKubelet(directory, version) as kubelet, TaskGroup() as tasks:
                 serving = tasks.create_task(plugin.serve(kubelet_dir=directory), name="the plugin that is tried")
-                yield cls(plugin, kubelet)
-                serving.cancel()
+                try:
+                    yield cls(plugin, kubelet)
+                finally:
+                    # Its calls end with their connection: else the plugin's end would wait for those that hang.
+                    await kubelet.kill()
+                    serving.cancel()
 
     @property
     def resource(self) -> str:

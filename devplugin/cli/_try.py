@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import click
 from rich.console import Console
@@ -170,41 +170,62 @@ async def _run_program(trial: Trial, counts: Sequence[int], program: Sequence[st
     if refusal(pod):
         return _FAILED
     environment = os.environ | pod.containers["main"].options.envs
-    try:
-        process = await asyncio.create_subprocess_exec(*program, env=environment)
-    except FileNotFoundError:
-        out.print(f"There is no program {program[0]}.")
-        return _NOT_FOUND
-    except OSError as error:
-        out.print(f"{program[0]} cannot be started: {error.strerror}.")
-        return _NOT_EXECUTABLE
-    status = await _see_it_end(process)
+    with _Signals() as signals:
+        try:
+            process = await asyncio.create_subprocess_exec(*program, env=environment)
+        except FileNotFoundError:
+            out.print(f"There is no program {program[0]}.")
+            return _NOT_FOUND
+        except OSError as error:
+            out.print(f"{program[0]} cannot be started: {error.strerror}.")
+            return _NOT_EXECUTABLE
+        signals.go_to(process)
+        try:
+            status = await process.wait()
+        finally:
+            if process.returncode is None:  # the plugin has ended
+                await _end(process)
     return status if status >= 0 else _BY_SIGNAL - status
 
 
-async def _see_it_end(process: asyncio.subprocess.Process) -> int:
-    """The program's own end counts: a signal is for the program, which may end well after it.
+class _Signals:
+    """SIGINT and SIGTERM are the program's while it runs, and it may end well after one: its own end counts.
 
-    At a terminal the program gets Ctrl-C itself; all other signals are passed on.
+    At a terminal the program gets Ctrl-C itself; all other signals are passed on. Those that come while it is being started
+    wait for it.
     """
 
-    def pass_on(number: signal.Signals) -> None:
-        if number is signal.SIGTERM or not sys.stdin.isatty():
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+    def __init__(self) -> None:
+        self._program: asyncio.subprocess.Process | None = None
+        self._waiting: list[int] = []
+        self._before: dict[int, Any] = {}
 
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        loop.add_signal_handler(number, pass_on, number)
-    try:
-        return await process.wait()
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):  # SIGINT may be ignored, and stays so
+                self._before[number] = handler
+                signal.signal(number, self._take)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-        if process.returncode is None:  # the plugin has ended
-            await _end(process)
+
+    def go_to(self, program: asyncio.subprocess.Process) -> None:
+        """The program runs."""
+        self._program = program
+        for number in self._waiting:
+            program.send_signal(number)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._program is None:
+            self._waiting.append(number)
+        elif number == signal.SIGTERM or not sys.stdin.isatty():
+            self._program.send_signal(number)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
