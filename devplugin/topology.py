@@ -18,6 +18,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from devplugin.errors import ConfigurationError
@@ -124,9 +125,7 @@ def _nodes_of(root: Path, name: str) -> tuple[int, ...]:
 
 def _nodes(root: Path, device: Path) -> Iterator[int]:
     """The node of the device, or of the nearest device above it that has one, or of those that it stands on."""
-    for place in (device, *device.parents):
-        if place == root:
-            break
+    for place in takewhile(lambda place: place != root, (device, *device.parents)):
         node = _read(place / "numa_node")
         if node.isdecimal():  # -1 is unknown
             yield int(node)
