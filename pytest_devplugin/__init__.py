@@ -1,7 +1,7 @@
 """The pytest plugin of devplugin: a kubelet for each test, and what it saw in the report of a test that failed.
 
 It is a package of its own because every run of pytest pays for it wherever devplugin is installed: importing anything of
-``devplugin`` brings gRPC, which takes a hundred times as long as this. So that waits until a test uses a fixture.
+``devplugin`` brings gRPC, which takes twenty times as long as this. So that waits until a test uses a fixture.
 
 Rule: the kubelet runs in the test's own event loop. Who runs the test is known only when it is set up: pytest-asyncio, in
 a loop of some scope, or anyio's plugin. There is a private fixture for each, and the public ones pick that of the test.

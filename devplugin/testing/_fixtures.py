@@ -65,11 +65,14 @@ class Serve:
             await self.stop(plugin)
         return resource
 
+    def has_ended(self, plugin: DevicePluginBase[Any]) -> bool:
+        """Whether the plugin's `serve` has ended by itself."""
+        return all(task.done() for each, task in self._served if each is plugin)
+
     async def ended(self, plugin: DevicePluginBase[Any], *, within_s: float) -> bool:
         """Whether the plugin's `serve` ends by itself within so many real seconds."""
-        tasks = [task for each, task in self._served if each is plugin]
-        _, running = await asyncio.wait(tasks, timeout=within_s)
-        return not running
+        await asyncio.wait([task for each, task in self._served if each is plugin], timeout=within_s)
+        return self.has_ended(plugin)
 
     async def stop(self, *plugins: DevicePluginBase[Any]) -> None:
         """Withdraw these plugins, or all of them when none is named, and see them end.

@@ -1,8 +1,10 @@
 """check_plugin: each rule is found where it is broken, and nothing where all is well."""
 
 import asyncio
+import json
 import re
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,14 @@ from typing import Any
 import pytest
 
 from devplugin import Allocation, ConfigurationError, Device, DeviceNode, DevicePluginBase, Health, Mount, _service
-from devplugin.testing import Finding, check_class, check_plugin, rules
+from devplugin.testing import Clock, FakeKubelet, Finding, Snapshot, check_class, check_plugin, rules
+from devplugin.testing._check import _blocking
+from devplugin.testing._check._blocking import Watchdog
+from devplugin.testing._check._course import Course, Settings
+from devplugin.testing._check._found import Found
+from devplugin.testing._check._hooks import HookCalls
+from devplugin.testing._client import PluginClient
+from devplugin.testing._records import Records
 from examples.sample_device.__main__ import SampleDevices
 from tests.testing.breaches import BREACHES, Breach, Good, InGo, Misspelt, NeverYields, WithoutUnit
 
@@ -39,7 +48,9 @@ async def test_nothing_is_found_where_all_is_well(plugin: DevicePluginBase[Any])
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: f"{breach.code} {breach.plugin.__name__}")
 async def test_a_breach_is_found_and_nothing_else(breach: Breach) -> None:
     """One finding, with the rule's code and texts, about the right thing."""
-    [finding] = await check_plugin(breach.plugin(), **breach.options)
+    plugin = breach.plugin()
+    options = {"unplug": plugin.unplugged.set, **breach.options} if breach.unplugged else breach.options
+    [finding] = await check_plugin(plugin, **options)
     assert finding.code == breach.code
     assert re.search(breach.meaning, finding.meaning), finding
     assert re.fullmatch(breach.subject, finding.subject), finding
@@ -197,6 +208,62 @@ async def test_the_nodes_file_system_may_be_elsewhere(tmp_path: Path) -> None:
     assert [finding.code for finding in await check_plugin(plugin, watch_s=0)] == ["DP307"]
 
 
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """A node with two NUMA nodes, /dev/widget near the second, a PCI device near the first, and /dev/plain near none."""
+    sysfs, dev = tmp_path / "sys", tmp_path / "dev"
+    for node in ("node0", "node1"):
+        (sysfs / "devices/system/node" / node).mkdir(parents=True)
+    places = {"dev/char/1:3": "1", "dev/char/1:5": "-1", "bus/pci/devices/0000:3b:00.0": "0"}
+    for place, node in places.items():
+        (sysfs / place).mkdir(parents=True)
+        (sysfs / place / "numa_node").write_text(node)
+    dev.mkdir()
+    (dev / "widget").symlink_to("/dev/null")
+    (dev / "plain").symlink_to("/dev/zero")
+    (dev / "file").touch()
+    return tmp_path
+
+
+class At(Good):
+    """Devices at nodes."""
+
+    def __init__(self, *devices: Device) -> None:
+        super().__init__()
+        self.all = devices
+
+    async def devices(self) -> AsyncIterator[list[Device]]:
+        yield [*self.all]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("device", "meaning"),
+    [
+        (Device.at("/dev/widget"), "it names no NUMA nodes, and sysfs says 1 of /dev/widget"),
+        (Device("0000:3b:00.0"), "it names no NUMA nodes, and sysfs says 0 of 0000:3b:00.0"),
+        (Device.at("/dev/widget", numa_nodes=[1]), None),
+        (Device.at("/dev/plain"), None),
+        (Device.at("/dev/file"), None),
+        (Device("0000:ff:00.0"), None),
+    ],
+    ids=lambda value: getattr(value, "id", ""),
+)
+async def test_a_topology_that_is_missing(host: Path, device: Device, meaning: str | None) -> None:
+    """By the device node that a container gets, or the PCI address that is the id."""
+    found = await check_plugin(At(device), host_root=host, watch_s=0)
+    assert [(finding.code, finding.subject, finding.meaning) for finding in found] == (
+        [("DP210", f"At, device {device.id}", meaning)] if meaning else []
+    )
+
+
+@pytest.mark.asyncio
+async def test_no_topology_is_missing_where_there_is_one_node(host: Path) -> None:
+    """It would change nothing."""
+    (host / "sys/devices/system/node/node1").rmdir()
+    assert await check_plugin(At(Device.at("/dev/widget")), host_root=host, watch_s=0) == []
+
+
 @pytest.mark.asyncio
 async def test_a_plugin_that_takes_any_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """What devplugin refuses by itself is tried all the same: serve() may be overridden."""
@@ -204,6 +271,83 @@ async def test_a_plugin_that_takes_any_id(monkeypatch: pytest.MonkeyPatch) -> No
     [finding] = await check_plugin(SampleDevices(), watch_s=0)
     assert finding.code == "DP304"
     assert finding.meaning == "Allocate gave a container 'devplugin-check-no-such-device', which is in no list"
+
+
+class Lists(AsyncIterator[list[Device]]):
+    """Lists without a generator, and without a file in which a place could be."""
+
+    def __init__(self) -> None:
+        self._lists = iter(([Device("a")],))
+
+    async def __anext__(self) -> list[Device]:
+        for each in self._lists:
+            return each
+        raise StopAsyncIteration
+
+
+class Iterates(Good):
+    """It needs no generator."""
+
+    def devices(self) -> AsyncIterator[list[Device]]:
+        return Lists()
+
+
+@pytest.mark.asyncio
+async def test_an_iterator_that_is_no_generator() -> None:
+    """It need not be closed."""
+    assert await check_plugin(Iterates(), watch_s=0) == []
+
+
+@pytest.mark.asyncio
+async def test_an_error_of_nobodys_code() -> None:
+    """Where the author's code has no part in it, the subject is the plugin."""
+    plugin = Good()
+    plugin.devices = json.loads  # type: ignore[method-assign, assignment]  # what is tested
+    [finding] = await check_plugin(plugin, watch_s=0)
+    assert (finding.code, finding.subject) == ("DP203", "Good")
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_does_not_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """While the loop is held nobody can be told, so the log is."""
+    monkeypatch.setattr(_blocking, "_WARN_AFTER_S", 0.2)
+    breach = next(breach for breach in BREACHES if breach.code == "DP401")
+    await check_plugin(breach.plugin(), watch_s=0)
+    assert re.fullmatch(
+        r"Blocks\.allocate \(.*breaches\.py:\d+\) holds the event loop, and nothing else goes on: time\.sleep.*",
+        caplog.messages[-1],
+    )
+
+
+@pytest.mark.asyncio
+async def test_a_loop_that_is_kept_waiting_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the machine's fault and not the plugin's."""
+    breach = next(breach for breach in BREACHES if breach.code == "DP401")
+    monkeypatch.setattr(Watchdog, "_waited_s", lambda _: time.monotonic())
+    assert await check_plugin(breach.plugin(), watch_s=0) == []
+
+
+def test_how_long_a_thread_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel tells it; where it does not, nothing is taken off."""
+    watchdog = Watchdog(frozenset())
+    assert watchdog._waited_s() >= 0
+    monkeypatch.setattr(watchdog, "_schedstat", Path("/nowhere"))
+    assert watchdog._waited_s() == 0
+
+
+@pytest.mark.asyncio
+async def test_reprs(directory: Path) -> None:
+    """They show what is so far."""
+    kubelet, plugin = FakeKubelet(directory), Good()
+    found = Found(plugin)
+    found.add("DP211", "nothing there")
+    settings = Settings(host_root=directory, watch_s=0, patience_s=0, unplug=None)
+    assert repr(Course(kubelet, plugin, found, settings)) == "<Course of <Found ['DP211'] of Good>>"
+    assert re.fullmatch(r"<Watchdog of thread \d+, 0 places>", repr(Watchdog(frozenset())))
+    client = PluginClient("a/b", directory / "x.sock", "localhost", Clock(), Records(lambda: None))
+    snapshot = Snapshot(resource="a/b", endpoint="x.sock", at_s=0, devices={})
+    calls = HookCalls(client, snapshot, found, directory, 0)
+    assert repr(calls) == f"<HookCalls on <PluginClient a/b <PluginChannel {directory}/x.sock, down>>, 0 answers>"
 
 
 @pytest.mark.asyncio

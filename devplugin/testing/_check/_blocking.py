@@ -1,7 +1,8 @@
 """Calls that block the event loop, found by a second thread.
 
-The loop beats; while a beat is missing, the thread looks at what the loop's thread is doing. It counts what it sees, and not
-the time that has gone by: on a busy machine both threads are kept waiting, and nobody has blocked anything.
+The loop beats; while a beat is missing, the thread looks at what the loop's thread is doing. It counts its looks, and not the
+time that has gone by, and no look before which the loop's thread had to wait for a processor: on a busy machine both threads
+are kept waiting, and nobody has blocked anything.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -41,8 +43,9 @@ class Watchdog:
         self._beats = 0
         self._over = threading.Event()
         self._watched = threading.get_ident()
+        self._schedstat = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         self._thread = threading.Thread(target=self._watch, name="devplugin check: watchdog", daemon=True)
-        self._next_beat: asyncio.TimerHandle | None = None
+        self._next_beat: asyncio.TimerHandle
 
     def __repr__(self) -> str:
         return f"<Watchdog of thread {self._watched}, {len(self.blocked_s)} places>"
@@ -57,22 +60,29 @@ class Watchdog:
     ) -> None:
         self._over.set()
         self._thread.join()
-        if self._next_beat is not None:
-            self._next_beat.cancel()
+        self._next_beat.cancel()
 
     def _beat(self) -> None:
         self._beats += 1
         self._next_beat = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._beat)
 
     def _watch(self) -> None:
-        seen_at, places = 0, Counter[Place]()
+        seen_at, waited_s, places = 0, self._waited_s(), Counter[Place]()
         while not self._over.wait(_LOOK_EVERY_S):
             place = place_of_frame(sys._current_frames().get(self._watched), self._own_files)  # noqa: SLF001  (its only name)
+            before_s, waited_s = waited_s, self._waited_s()
             if self._beats != seen_at or place is None:
                 seen_at, places = self._beats, Counter()
-            else:
+            elif waited_s - before_s < _LOOK_EVERY_S / 2:
                 places[place] += 1
                 self._note(places)
+
+    def _waited_s(self) -> float:
+        """How long the loop's thread has been kept waiting for a processor; 0 where the kernel does not tell."""
+        try:
+            return int(self._schedstat.read_text().split()[1]) / 1e9
+        except FileNotFoundError:  # without CONFIG_SCHED_INFO
+            return 0.0
 
     def _note(self, places: Counter[Place]) -> None:
         [(place, _)] = places.most_common(1)

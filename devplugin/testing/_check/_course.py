@@ -71,7 +71,7 @@ class Course:
                 )
                 await self._use()
                 await self._restart_kubelet()
-                await self._unplug()
+                await self._unplug(serve)
                 await serve.ended(self._plugin, within_s=self._settings.watch_s)
         lists = [[*each.devices] for each in self._lists]
         for before, after in pairwise(lists):
@@ -148,14 +148,14 @@ class Course:
         if not await self._sees(lambda: len(self._lists) > seen):
             self._found.add("DP402", f"it was not back within {self._settings.patience_s:g} s of a kubelet's restart")
 
-    async def _unplug(self) -> None:
+    async def _unplug(self, serve: Serve) -> None:
         if self._settings.unplug is None:
             return
         seen = len(self._lists)
         done = self._settings.unplug()
         if inspect.isawaitable(done):
             await done
-        if not await self._sees(lambda: len(self._lists) > seen):
+        if not await self._sees(lambda: len(self._lists) > seen or serve.has_ended(self._plugin)):
             self._found.add("DP212", f"no list came within {self._settings.patience_s:g} s of the change")
 
     async def _sees(self, condition: Callable[[], bool]) -> bool:

@@ -78,7 +78,7 @@ class HookCalls:
         self._found.add_of_device(missing_paths(answer, self._host_root), device)
         self._found.add_of_device(secrets(answer), device)
         if not self._snapshot.numa_nodes.get(device):
-            self._found.add_of_device(missing_topology(answer, self._host_root), device)
+            self._found.add_of_device(missing_topology(device, answer, self._host_root), device)
         return again is not None
 
     async def _allocate_both(self, one: str, other: str) -> bool:

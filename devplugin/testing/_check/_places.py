@@ -14,7 +14,7 @@ __all__ = ["Place", "place_of_error", "place_of_frame"]
 
 _OURS = str(Path(devplugin.__file__).parent)
 _CHECK = str(Path(__file__).parent)
-_STANDARD = (get_path("stdlib"), get_path("platstdlib"), "<frozen")
+_STANDARD = (get_path("stdlib"), get_path("platstdlib"), "<")  # "<string>" is a dataclass's __init__, whoever's it is
 _INSTALLED = ("site-packages", "dist-packages")
 # What calls the coroutines: the frames outside are those of the program that started the loop.
 _LOOP = tuple(str(Path("asyncio", name)) for name in ("events.py", "base_events.py", "runners.py"))
