@@ -3,7 +3,10 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from devplugin import Device, PreferredAllocationRequest
 from devplugin.policies import _best_nodes, aligned, linked, packed, spread
+from tests.support_pages import ROOT, blocks_of
 
 Request = PreferredAllocationRequest[Device]
 
@@ -107,6 +111,35 @@ def test_the_lowest_ids_where_nothing_else_decides(policy: Callable[[Request], l
     """As people count: 9 comes before 10."""
     devices = [Device(f"gpu-{n}") for n in range(8, 12)]
     assert ids(policy(request(devices, 2))) == ["gpu-8", "gpu-9"]
+
+
+@pytest.mark.asyncio
+async def test_the_plugins_of_the_documentation(tmp_path: Path) -> None:
+    """The page about NUMA nodes shows plugins that prefer what they say."""
+    shown = {block.file: block.text for block in blocks_of((ROOT / "docs/how-to/numa.md").read_text())}
+    names: dict[str, Any] = {"__name__": "accelerators"}
+    exec(shown["accelerators.py"], names)
+    sysfs = tmp_path / "sys"
+    for minor, node in ((3, 1), (5, 0)):  # /dev/null and /dev/zero
+        place = sysfs / f"devices/pci{minor}/accel"
+        place.mkdir(parents=True)
+        (place.parent / "numa_node").write_text(f"{node}\n")
+        (sysfs / "dev/char").mkdir(parents=True, exist_ok=True)
+        (sysfs / f"dev/char/1:{minor}").symlink_to(place)
+    for number, name in enumerate(("null", "zero", "zero")):
+        (tmp_path / f"accel{number}").symlink_to(f"/dev/{name}")
+    plugin = names["Accelerators"](tmp_path, str(sysfs))
+    async with aclosing(plugin.devices()) as lists:
+        devices = await anext(lists)
+    assert [device.numa_nodes for device in devices] == [(1,), (0,), (0,)]
+    assert await plugin.preferred_allocation(request(devices, 2)) == devices[1:]
+
+    exec(shown["gpus.py"], names)
+    links = {"0000:01:00.0": {}, "0000:02:00.0": {"0000:03:00.0": 4}, "0000:03:00.0": {"0000:02:00.0": 4}}
+    plugin = names["Gpus"](links)
+    devices = await anext(plugin.devices())
+    assert await plugin.preferred_allocation(request(devices, 2)) == devices[1:]
+    assert await plugin.preferred_allocation(request(devices, 1)) == devices[:1]
 
 
 # aligned --------------------------------------------------------------------------------------------------------------

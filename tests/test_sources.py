@@ -21,6 +21,7 @@ from devplugin._inotify import Inotify
 from devplugin.sources import changes_in, every, udev_events
 from devplugin.testing import FakeKubelet
 from tests.conftest import Serve, eventually
+from tests.support_pages import ROOT, blocks_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -174,6 +175,22 @@ async def test_hot_plug_in_a_plugin(directory: Path, tmp_path: Path, serve: Serv
         (tmp_path / "node0").unlink()
         await kubelet.allocatable("example.com/node", 1)
         assert descriptors().count("anon_inode:inotify") == 1  # with the one of the kubelet's directory
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def test_the_ports_of_the_documentation(directory: Path, tmp_path: Path, serve: Serve) -> None:
+    """What the page about hot-plug shows first does that."""
+    page = (ROOT / "docs/how-to/health-and-hot-plug.md").read_text()
+    [block] = [block for block in blocks_of(page) if block.file == "ports.py"]
+    names: dict[str, Any] = {"__name__": "ports"}
+    exec(block.text, names)
+    async with FakeKubelet(directory) as kubelet:
+        serving = serve(names["Ports"](tmp_path))
+        (tmp_path / "ttyUSB0").touch()
+        await kubelet.allocatable("example.com/port", 1)
+        (tmp_path / "ttyUSB0").unlink()
+        await kubelet.allocatable("example.com/port", 0)
         serving.cancel()
         await asyncio.wait([serving])
 
