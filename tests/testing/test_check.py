@@ -21,6 +21,7 @@ from devplugin.testing._check._hooks import HookCalls
 from devplugin.testing._client import PluginClient
 from devplugin.testing._records import Records
 from examples.sample_device.__main__ import SampleDevices
+from tests.support_pages import ROOT
 from tests.testing.breaches import BREACHES, Breach, Good, InGo, Misspelt, NeverYields, WithoutUnit
 
 # Broken below, by more than a class.
@@ -380,3 +381,14 @@ def test_the_texts_are_sentences(code: str) -> None:
     assert rule.why.endswith(".")
     assert rule.remedy.endswith(".")
     assert max(len(rule.title), len(rule.why), len(rule.remedy)) < 130
+
+
+def test_every_rule_is_documented() -> None:
+    """Each has a section with its anchor and title, in order, and no other has."""
+    page = (ROOT / "docs/reference/checks.md").read_text()
+    sections = re.findall(r"^\((\w+)\)=\n### (\w+): (.+)\n\n\S", page, re.MULTILINE)
+    assert sections == [(code.lower(), code, rule.title) for code, rule in rules().items()]
+    assert {rule.documented_at for rule in rules().values()} == {
+        f"docs/reference/checks.md#{anchor}" for anchor, _, _ in sections
+    }
+    assert set(re.findall(r"DP\d+", page)) == {*rules()}

@@ -153,7 +153,7 @@ _OF_THE_LIST = (
     Rule(
         "DP208",
         "A device that is dropped from the list",
-        "While a container has it, the pod's status goes on to call it healthy, and kubelets from 1.34 on can crash.",
+        "While a container has it, the pod's status goes on to call it healthy, and the node's capacity falls without a word.",
         "Remember the ids that were there, and yield a device that has gone with Health.UNHEALTHY.",
     ),
     Rule(
