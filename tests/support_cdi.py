@@ -19,13 +19,13 @@ NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_.:-]{0,8}[A-Za-z0-9])?", fullmatch
 ANNOTATION = st.from_regex(
     r"([a-z]([a-z0-9-]{0,4}[a-z0-9])?\.io/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,8}[A-Za-z0-9])?", fullmatch=True
 )
-ENVIRONMENT = st.dictionaries(SOME_TEXT.filter(lambda name: "=" not in name), TEXT, max_size=2)
+ENVIRONMENT = st.dictionaries(SOME_TEXT.filter(lambda name: "=" not in name), TEXT, max_size=1)
 UINT32 = st.integers(0, 2**32 - 1)
 INT64 = st.integers(0, 2**63 - 1)
 
 
 def few(items: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    return st.lists(items, max_size=2)
+    return st.lists(items, max_size=1)
 
 
 NODES = st.builds(
@@ -74,11 +74,11 @@ EDITS = st.builds(
     intel_rdt=st.none() | RDT,
     additional_gids=few(st.integers(1, 2**32 - 1)),
 )
-DEVICES = st.builds(cdi.Device, NAME, EDITS.filter(bool), st.just({}) | st.dictionaries(ANNOTATION, TEXT, max_size=2))
+DEVICES = st.builds(cdi.Device, NAME, EDITS.filter(bool), st.just({}) | st.dictionaries(ANNOTATION, TEXT, max_size=1))
 SPECS = st.builds(
     cdi.Spec,
     KIND,
-    st.lists(DEVICES, min_size=1, max_size=3, unique_by=lambda device: device.name),
+    st.lists(DEVICES, min_size=1, max_size=2, unique_by=lambda device: device.name),
     EDITS,
-    st.just({}) | st.dictionaries(ANNOTATION, TEXT, max_size=2),
+    st.just({}) | st.dictionaries(ANNOTATION, TEXT, max_size=1),
 )

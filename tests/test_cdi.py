@@ -109,7 +109,7 @@ def test_the_text_of_a_spec() -> None:
     }
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(SPECS)
 def test_every_spec_holds_to_the_schema(schema: Draft7Validator, spec: cdi.Spec) -> None:
     """CDI's own, and what was said is in the text."""
