@@ -20,7 +20,7 @@ __all__ = ["command"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # With a longer one the project's own lines would be too long.
-_NAME_MAX = 40
+_NAME_MAX = 30
 _PATTERN = re.compile(r"[A-Za-z0-9_.-]*\*[A-Za-z0-9_.-]*")
 # Names that another module of the project's has already.
 _TAKEN = {"devplugin", "pytest_devplugin", "tests", "test"}
@@ -56,7 +56,10 @@ def command(name: str, resource: str | None, pattern: str, image: str | None, ou
     except ConfigurationError as error:
         raise click.UsageError(f"{error}.") from error
     _check_target(target)
-    files_made = _make(target, _words(name, resource, pattern, image))
+    try:
+        files_made = _make(target, _words(name, resource, pattern, image))
+    except OSError as error:
+        raise click.ClickException(f"Cannot make {target}: {error.strerror}.") from error
     if output == "json":
         print_json({"directory": str(target), "resource": resource, "files": files_made})
         return
