@@ -55,6 +55,7 @@ def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_FOLLOWED and blocks_of(text_of(page))])
+@pytest.mark.timeout(400)  # the tutorial runs a dozen programs, and a machine may be busy
 def test_a_page_can_be_followed(page: str, tmp_path: Path, mypy_cache: Path) -> None:
     """Its programs run, its tests pass, its commands print what it shows, and all of it is strictly typed."""
     play(text_of(page), tmp_path)
