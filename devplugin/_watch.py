@@ -235,7 +235,11 @@ def _everything_about(place: str) -> int:
 
 
 def _state(path: Path) -> _State:
-    """Differs when what the path leads to has changed; not for the attributes of a directory's entries."""
+    """Differs when what the path leads to has changed.
+
+    Not for the attributes of a directory's entries, nor for a second change within one tick of the kernel's clock (4 ms):
+    only inotify tells of these.
+    """
     try:
         found = path.stat()
     except OSError:

@@ -42,6 +42,7 @@ async def changes_in(*paths: str | os.PathLike[str], at_least_every_s: float) ->
     changes made by another machine on a network file system neither: there, only ``at_least_every_s`` works.
 
     Where the system has no inotify, or none left, the paths are looked at every second instead, and a warning says so once.
+    Such looks do not see the attributes of a directory's entries.
 
     Args:
         paths: Files and directories.

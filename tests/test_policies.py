@@ -1,8 +1,9 @@
 """What a container had better get, held against trying everything."""
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from itertools import combinations
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devplugin import Device, PreferredAllocationRequest
+from devplugin import Device, DevicePluginBase, PreferredAllocationRequest
 from devplugin.policies import _best_nodes, aligned, linked, packed, spread
+from devplugin.testing import FakeKubelet
+from tests.conftest import Serve
 from tests.support_pages import ROOT, blocks_of
 
 Request = PreferredAllocationRequest[Device]
@@ -140,6 +143,32 @@ async def test_the_plugins_of_the_documentation(tmp_path: Path) -> None:
     devices = await anext(plugin.devices())
     assert await plugin.preferred_allocation(request(devices, 2)) == devices[1:]
     assert await plugin.preferred_allocation(request(devices, 1)) == devices[:1]
+
+
+class Cards(DevicePluginBase):
+    """What an author writes."""
+
+    resource_name = "example.com/card"
+
+    async def devices(self) -> AsyncIterator[list[Device]]:
+        yield on_nodes([0], [1], [0], [1], [1])
+
+    async def preferred_allocation(self, request: Request) -> Sequence[Device]:
+        return aligned(request)
+
+
+@pytest.mark.asyncio
+async def test_the_kubelet_follows_a_policy(directory: Path, serve: Serve) -> None:
+    """Pods get what the policy says of what is left."""
+    async with FakeKubelet(directory) as kubelet:
+        serving = serve(Cards())
+        await kubelet.allocatable("example.com/card", 5)
+        two = await kubelet.create_pod("two", {"example.com/card": 2}).running()
+        three = await kubelet.create_pod("three", {"example.com/card": 3}).running()
+        assert two.device_ids("example.com/card") == {"d0", "d2"}
+        assert three.device_ids("example.com/card") == {"d1", "d3", "d4"}
+        serving.cancel()
+        await asyncio.wait([serving])
 
 
 # aligned --------------------------------------------------------------------------------------------------------------
