@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from devplugin.testing import FakeKubelet, Serve
+from devplugin import DevicePluginBase
+from devplugin.testing import FakeKubelet, Serve, check_plugin
 from tests.support_pages import ROOT
 
 # The reader's machine may have a kubelet.
@@ -208,6 +209,28 @@ def test_the_tests(tmp_path: Path) -> None:
     assert "if name in off else" in text
     broken.write_text(text.replace("if name in off else", "if False else"))
     assert "1 failed, 5 passed" in run(broken)
+
+
+def on_a_bench(directory: Path) -> dict[str, DevicePluginBase[Any]]:
+    """The examples whose devices a folder can stand for."""
+    for name in ("by-id/usb-scale", "ttyUSB0", "renderD128"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).touch()
+    nodes = example("07_several_resources").Nodes("example.com/serial", "ttyUSB*", directory)
+    return {
+        "02": example("02_serial_ports").SerialPorts(directory / "by-id"),
+        "03": example("03_health").Disks([str(directory / "ttyUSB0")], ["ls"]),
+        "05": example("05_cdi").RenderNodes(directory, directory / "cdi"),
+        "06": example("06_sharing").Shared(nodes, replicas=3, suffix=".shared"),
+        "07": nodes,
+    }
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("number", ["02", "03", "05", "06", "07"])
+async def test_the_check_finds_nothing(number: str, tmp_path: Path) -> None:
+    """What authors copy from breaks no rule."""
+    assert await check_plugin(on_a_bench(tmp_path)[number]) == []
 
 
 # All ------------------------------------------------------------------------------------------------------------------
