@@ -47,13 +47,13 @@ def kubernetes_version(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture
-def kubelet(request: pytest.FixtureRequest) -> "FakeKubelet":
+def kubelet(request: pytest.FixtureRequest, kubernetes_version: str) -> "FakeKubelet":  # noqa: ARG001  (to parametrize)
     """A running ``devplugin.testing.FakeKubelet`` in the event loop of the test."""
     return _stage(request).kubelet
 
 
 @pytest.fixture
-def serve(request: pytest.FixtureRequest) -> "Serve":
+def serve(request: pytest.FixtureRequest, kubernetes_version: str) -> "Serve":  # noqa: ARG001  (as above)
     """A ``devplugin.testing.Serve`` that starts plugins on ``kubelet``, and ends them with the test::
 
     resource = await serve(SerialPorts())

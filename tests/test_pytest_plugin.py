@@ -135,12 +135,15 @@ async def test_default(kubelet):
 @pytest.mark.parametrize("kubernetes_version", ["1.20", "1.37"])
 async def test_parameter(kubelet, kubernetes_version):
     assert kubelet.version == kubernetes_version
+@pytest.mark.parametrize("kubernetes_version", ["1.37"])
+async def test_parameter_that_is_not_asked_for(serve):
+    assert "FakeKubelet 1.37" in repr(serve)
 """
     assert FakeKubelet("x").version == "1.36"
-    run(AUTO, test_it=test.format("1.36")).assert_outcomes(passed=3)
-    run(AUTO + "devplugin_kubernetes_version = 1.34", test_it=test.format("1.34")).assert_outcomes(passed=3)
+    run(AUTO, test_it=test.format("1.36")).assert_outcomes(passed=4)
+    run(AUTO + "devplugin_kubernetes_version = 1.34", test_it=test.format("1.34")).assert_outcomes(passed=4)
     done = run(AUTO + "devplugin_kubernetes_version = 1.3", test_it=test.format("1.3"))
-    done.assert_outcomes(passed=2, errors=1)
+    done.assert_outcomes(passed=3, errors=1)
     done.stdout.fnmatch_lines(["*No fake kubelet behaves as version '1.3'; there are *"])
 
 
