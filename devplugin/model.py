@@ -23,8 +23,8 @@ else:
 __all__ = ["Allocation", "Device", "DeviceNode", "Health", "Mount", "PreferredAllocationRequest", "check_resource_name"]
 
 _INT64_MAX = 2**63 - 1
-# The syntax of a qualified device name in the CDI specification: vendor/class=name.
-_CDI_NAME = re.compile(
+# The syntax of a qualified device name in the CDI specification: vendor/class=name. Compiled by who needs it.
+_CDI_NAME = (
     r"[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
     r"/[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
     r"=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
@@ -193,7 +193,7 @@ class Allocation:
         put(self, "annotations", _check_mapping("annotation", self.annotations))
         put(self, "cdi_devices", _check_items("CDI devices", self.cdi_devices, str))
         for name in self.cdi_devices:
-            if not _CDI_NAME.fullmatch(name):
+            if not re.fullmatch(_CDI_NAME, name):
                 raise _refuse("CDI device", name, "it must be of the form vendor/class=name")
 
     def __repr__(self) -> str:
