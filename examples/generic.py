@@ -59,8 +59,11 @@ class UsbSpec:
 
     def __post_init__(self) -> None:
         for number in (self.vendor, self.product):
-            if not re.fullmatch("[0-9a-f]{4}", number):
-                raise ConfigurationError(f"{number!r} is no USB id: it must be four lower-case hexadecimal digits")
+            if not re.fullmatch("[0-9A-Fa-f]{4}", number):
+                raise ConfigurationError(f"{number!r} is no USB id: it must be four hexadecimal digits")
+
+    def is_of(self, vendor: str, product: str, serial: str) -> bool:
+        return (self.vendor.lower(), self.product.lower()) == (vendor, product) and self.serial in {"", serial}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,7 @@ def scan_usb(group: Group, sysfs: Path) -> Iterator[Device]:
         with suppress(OSError):  # it is being unplugged
             vendor, product = ((port / name).read_text().strip() for name in ("idVendor", "idProduct"))
             serial = (port / "serial").read_text().strip() if (port / "serial").exists() else ""
-            if any((usb.vendor, usb.product) == (vendor, product) and usb.serial in {"", serial} for usb in group.usb):
+            if any(usb.is_of(vendor, product, serial) for usb in group.usb):
                 bus, number = (int((port / name).read_text()) for name in ("busnum", "devnum"))
                 node = DeviceNode(path := f"/dev/bus/usb/{bus:03}/{number:03}", path)
                 yield from _copies(f"{vendor}-{product}", serial or port.name, [node], group.count)

@@ -124,7 +124,7 @@ async def test_usb_devices(write: Write, tmp_path: Path) -> None:
     plug(tmp_path, "2-1", idVendor="0403", idProduct="6001", serial="A", busnum="2", devnum="3")
     plug(tmp_path, "2-2", idVendor="0403", idProduct="6001", serial="B", busnum="2", devnum="4")
     plug(tmp_path, "1-0:1.0", bInterfaceNumber="00")
-    usb = '- usb: [{vendor: 1a86, product: "7523"}, {vendor: "0403", product: "6001", serial: B}]'
+    usb = '- usb: [{vendor: 1A86, product: "7523"}, {vendor: "0403", product: "6001", serial: B}]'
     found = await first_list(only(write(resource(usb)), tmp_path))
     assert [device.grants.device_nodes[0].host_path for device in found] == [
         "/dev/bus/usb/001/012",
