@@ -223,8 +223,15 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return interpreter
 
 
+@pytest.fixture(scope="module")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What mypy has read of the libraries is read once."""
+    return str(tmp_path_factory.mktemp("mypy"))
+
+
+@pytest.mark.timeout(600)  # mypy starts from nothing
 @pytest.mark.parametrize("name", ["x", "as-long-as-a-name-can-be-abcde"])
-def test_a_project_passes_its_own_checks(python: str, tmp_path: Path, name: str) -> None:
+def test_a_project_passes_its_own_checks(python: str, tmp_path: Path, mypy_cache: str, name: str) -> None:
     """Made by the installed command, installed, formatted, linted, typed and tested as its CI would; and tried."""
     command = str(Path(python).with_name("devplugin"))
     say([command, "new", name], tmp_path)
@@ -239,7 +246,7 @@ def test_a_project_passes_its_own_checks(python: str, tmp_path: Path, name: str)
     ruff = str(Path(sys.executable).with_name("ruff"))
     for tool, *arguments in map(str.split, checks):
         argv = [ruff, *arguments, "--no-cache"] if tool == "ruff" else [python, "-m", tool, *arguments]
-        said = say(argv, project, PYTHONDONTWRITEBYTECODE="1")
+        said = say(argv, project, PYTHONDONTWRITEBYTECODE="1", MYPY_CACHE_DIR=mypy_cache)
         assert tool != "pytest" or "4 passed" in said
     devices = tmp_path / "devices"
     devices.mkdir()
