@@ -16,7 +16,7 @@ from tests.support_cdi import SPECS
 pytestmark = [pytest.mark.kubelets, pytest.mark.timeout(600)]
 
 HERE = Path(__file__).parent
-# The go.mod of each version of the library, and the runtimes that have it: containerd 2.2 and 2.3, and containerd 2.0.
+# The go.mod of each version of the library: containerd from 2.2.1 on has the first, and 1.7.27 and 2.0 are like the second.
 VERSIONS = {"1.1.0": "go.mod", "0.8.1": "0.8/go.mod"}
 
 Read = Callable[..., dict[str, Any]]
