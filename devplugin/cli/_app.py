@@ -5,7 +5,7 @@ import importlib
 import click
 from click.shell_completion import CompletionItem
 
-__all__ = ["COMMANDS", "command"]
+__all__ = ["COMMANDS", "INTERRUPTED", "command"]
 
 INTERRUPTED = 130
 """The exit status of work that SIGINT or SIGTERM ended before it was done: 128 and SIGINT's number, as in a shell."""

@@ -1,6 +1,8 @@
 """``devplugin check``: what is wrong with a plugin, as far as that can be said without a node."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import groupby
 
@@ -68,7 +70,7 @@ def command(plugin: tuple[str, ...], ignore: Mapping[str, str], host_root: str, 
     """
     plugins = [load_plugin(reference) for reference in plugin]
     try:
-        with console(stderr=True).status("checking: this takes some seconds"):
+        with console(stderr=True).status("checking: this takes some seconds"), redirect_stdout(sys.stderr):
             findings = run_interruptibly(
                 lambda: check_plugin(*plugins, ignore=ignore, host_root=host_root, version=version)
             )

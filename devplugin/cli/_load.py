@@ -6,6 +6,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -50,9 +51,10 @@ def load_plugin(reference: str) -> Plugin:
         Unusable: It cannot be imported, found or built.
     """
     place, _, name = reference.partition(":")
-    module = _import(place)
-    found = _only_plugin(module, place) if not name else _named(module, place, name)
-    return found if isinstance(found, DevicePluginBase) else _build(found, f"{place}:{found.__name__}")
+    with redirect_stdout(sys.stderr):  # what the author's code prints is not the command's output
+        module = _import(place)
+        found = _only_plugin(module, place) if not name else _named(module, place, name)
+        return found if isinstance(found, DevicePluginBase) else _build(found, f"{place}:{found.__name__}")
 
 
 def authors_traceback(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from rich.console import Console
@@ -51,12 +51,12 @@ def console(*, stderr: bool = False) -> Console:
     """Where text goes: in colour and in the terminal's width only if it is one."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _UNWRAPPED
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
-def print_json(document: object, *, lines: bool = False) -> None:
+def print_json(document: object, *, lines: bool = False, file: TextIO | None = None) -> None:
     """One JSON document; as a line of several, if ``lines``."""
-    click.echo(json.dumps(document, indent=None if lines else 2))
+    click.echo(json.dumps(document, indent=None if lines else 2), file=file)
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from devplugin import DevicePluginBase, DevicePluginError
 from devplugin.cli._answer import answer, answer_document
+from devplugin.cli._app import INTERRUPTED
+from devplugin.cli._live import play
 from devplugin.cli._load import authors_traceback, load_plugin, plugin_argument
 from devplugin.cli._output import (
     console,
@@ -88,27 +91,31 @@ def command(
     if program and len(counts) > 1:
         raise click.UsageError("A program is one container: say --allocate once.")
     found = load_plugin(plugin)
+    is_prompt = not counts and not program and output == "text" and _is_interactive()
+    out = None if output == "json" else console()
+    stdout = sys.stdout
 
     async def run() -> int:
         async with Trial.of(found, version) as trial:
             await _first_list(trial, within_s)
             if program:
                 return await _run_program(trial, counts, program)
-            if counts or output == "json" or not _is_interactive():
-                return await _show(trial, counts, output)
-            from devplugin.cli._live import play  # noqa: PLC0415  (needs a terminal)
-
-            await play(trial, console())
-            return 0
+            if is_prompt and out:
+                await play(trial, out)
+                return 0
+            pods = await _show(trial, counts, out)
+            if out is None:
+                print_json(_document(trial, pods), file=stdout)
+            return _FAILED if any(map(refusal, pods)) else 0
 
     try:
-        status = run_interruptibly(run)
+        # What the plugin prints is not the output; the prompt has it above its table.
+        with nullcontext() if is_prompt else redirect_stdout(sys.stderr):
+            status = run_interruptibly(run)
     except ExceptionGroup as group:
         raise _why(group, found) from group
     except KeyboardInterrupt:
-        if _is_interactive() and not counts and not program:  # how one leaves
-            return
-        raise
+        status = 0 if is_prompt else INTERRUPTED  # to leave the prompt so is well
     if status:
         raise SystemExit(status)
 
@@ -122,29 +129,33 @@ async def _first_list(trial: Trial, within_s: float) -> None:
         await trial.first_list(within_s)
 
 
-async def _show(trial: Trial, counts: Sequence[int], output: str) -> int:
-    """The devices and, for each pod, what it gets."""
-    if output == "text":
-        _print_devices(console(), trial)
-    pods = []
-    for count in counts:
-        pods.append(await _allocate(trial, count))
-        if output == "text":
-            console().print(answer(pods[-1], trial.resource))
-    if output == "json":
-        listed = trial.devices
-        print_json(
-            {
-                "resource": trial.resource,
-                "options": {name: getattr(trial.options, name) for name in _OPTIONS},
-                "devices": [
-                    {"id": device_id, "health": health, "numa_nodes": listed.numa_nodes.get(device_id, ())}
-                    for device_id, health in listed.devices.items()
-                ],
-                "pods": [answer_document(pod, trial.resource) for pod in pods],
-            }
-        )
-    return _FAILED if any(map(refusal, pods)) else 0
+async def _allocate(trial: Trial, count: int, out: Console | None) -> Pod:
+    """A pod with so many devices, whose answer is shown, if it is to be."""
+    with console(stderr=True).status(f"the kubelet allocates {count}"):
+        pod = await trial.allocate(count)
+    if out is not None:
+        out.print(answer(pod, trial.resource))
+    return pod
+
+
+async def _show(trial: Trial, counts: Sequence[int], out: Console | None) -> list[Pod]:
+    """A pod for each count; shown with the devices, if there is where to."""
+    if out is not None:
+        _print_devices(out, trial)
+    return [await _allocate(trial, count, out) for count in counts]
+
+
+def _document(trial: Trial, pods: Sequence[Pod]) -> object:
+    listed = trial.devices
+    return {
+        "resource": trial.resource,
+        "options": {name: getattr(trial.options, name) for name in _OPTIONS},
+        "devices": [
+            {"id": device_id, "health": health, "numa_nodes": listed.numa_nodes.get(device_id, ())}
+            for device_id, health in listed.devices.items()
+        ],
+        "pods": [answer_document(pod, trial.resource) for pod in pods],
+    }
 
 
 def _print_devices(out: Console, trial: Trial) -> None:
@@ -156,17 +167,11 @@ def _print_devices(out: Console, trial: Trial) -> None:
     out.print()
 
 
-async def _allocate(trial: Trial, count: int) -> Pod:
-    with console(stderr=True).status(f"the kubelet allocates {count}"):
-        return await trial.allocate(count)
-
-
 async def _run_program(trial: Trial, counts: Sequence[int], program: Sequence[str]) -> int:
     """Start the program with what a pod gets, and return its exit status; standard output is the program's alone."""
     out = console(stderr=True)
     [count] = counts or [1]
-    pod = await _allocate(trial, count)
-    out.print(answer(pod, trial.resource))
+    pod = await _allocate(trial, count, out)
     if refusal(pod):
         return _FAILED
     environment = os.environ | pod.containers["main"].options.envs

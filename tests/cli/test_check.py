@@ -106,8 +106,8 @@ def test_a_signal_ends_it(folder: Path, start: Start, terminal: Open) -> None:
         assert "Traceback" not in shown.text()
     (folder / "slow.py").write_text(SLOW.replace("        await", "        print('begun', flush=True)\n        await"))
     with start("check", "slow.py", "--output", "json") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
         process.send_signal(signal.SIGTERM)
         output, complaints = process.communicate(timeout=20)
     assert (process.returncode, output, complaints) == (130, "", "")

@@ -140,6 +140,23 @@ def test_json(run: Run) -> None:
     assert second["refused"].endswith("one seat is enough, which is unexpected")
 
 
+@pytest.mark.parametrize("arguments", [("--output", "json"), ("--", "true"), ()])
+def test_what_the_plugin_prints_is_not_the_output(
+    run: Run, start: Start, folder: Path, arguments: tuple[str, ...]
+) -> None:
+    """Programs read the one, people the other."""
+    plugin(
+        folder, "loud.py", "print('imported')\nasync def devices(self):\n    print('asked')\n    yield [Device('a')]"
+    )
+    with start("try", "loud.py", *arguments) as process:
+        output, others = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "imported\nasked\n" in others
+    assert "imported" not in output
+    assert "asked" not in output
+    assert "imported" not in run("manifest", "loud.py", "--image", "x").stdout
+
+
 # A program with what was allocated -----------------------------------------------------------------------------------------
 
 
@@ -299,8 +316,8 @@ def test_a_signal_at_any_moment(start: Start, folder: Path, moment: str, number:
     else:
         plugin(folder, "hangs.py", HANGS[moment])
     with start("try", "hangs.py", "--allocate", "1", "--output", "json") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
         process.send_signal(number)
         output, complaints = process.communicate(timeout=20)
     assert (process.returncode, output, complaints) == (130, "", "")
@@ -314,8 +331,8 @@ def test_a_second_signal_breaks_into_what_blocks(start: Start, folder: Path) -> 
         "async def devices(self):\n    print('begun', flush=True)\n    time.sleep(3600)\n    yield []",
     )
     with start("try", "blocks.py", "--output", "json") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=20)
@@ -330,8 +347,8 @@ def test_an_interrupt_that_is_ignored(folder: Path, start: Start) -> None:
         "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" + HANGS["while it waits for the first list"],
     )
     with start("try", "hangs.py", "--output", "json") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=20)
     assert (process.returncode, output) == (130, "")
