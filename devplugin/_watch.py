@@ -56,9 +56,9 @@ class Bell:
 class Wakeups(Bell):
     """One reader's wake-ups for some paths.
 
-    ``names`` is how the files in the directories begin that matter to the reader, who is woken by the safety net, too, and compares
-    more than this module could. Without names everything matters that happens to what a path leads to, and to the entries
-    of a directory; then the safety net compares and wakes only for a change.
+    ``names`` is how the files in the directories begin that matter to the reader, who is woken by the safety net, too, and
+    compares more than this module could. Without names everything matters that happens to what a path leads to, and to the
+    entries of a directory; then the safety net compares and wakes only for a change.
     """
 
     def __init__(self, paths: Sequence[Path], names: tuple[str, ...] | None) -> None:
