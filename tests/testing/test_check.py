@@ -104,6 +104,25 @@ def test_a_class_is_checked_without_an_instance() -> None:
     assert check_class(WithoutUnit) == []  # the instance has it
 
 
+def test_names_of_others() -> None:
+    """Those of the protocol and of other frameworks are far from ours, and meant all the same."""
+
+    class FromGo(DevicePluginBase):
+        resource_name = "example.com/from-go"
+
+        async def devices(self) -> AsyncIterator[list[Device]]:
+            yield []
+
+        async def GetPreferredAllocation(self, request: object) -> None:  # noqa: N802  (what is tested)
+            pass
+
+        async def something_else(self) -> None:
+            pass
+
+    [finding] = check_class(FromGo)
+    assert finding.meaning == "its name is nearly that of 'preferred_allocation'"
+
+
 class Decorated(Good):
     """What is no coroutine function and all the same right."""
 
