@@ -4,7 +4,7 @@ from devplugin import Device
 from devplugin._wire import LIST_BYTES_MAX, encode_device
 from tests.conformance.lab import Lab
 from tests.conformance.registry import case
-from tests.conformance.widgets import RESOURCE, Widgets, widget
+from tests.conformance.widgets import IDS, RESOURCE, Widgets, widget
 from tests.kubelets.answers import Pod
 
 
@@ -39,8 +39,8 @@ async def a_list_that_is_too_long_is_not_sent(lab: Lab) -> None:
     await lab.offers(RESOURCE, 4)
     plugin.show(*filling(LIST_BYTES_MAX + 1))
     await lab.run(Pod.of("a", RESOURCE, 1))
-    plugin.show(widget("w1"), widget("w2"), widget("w3"))
-    await lab.offers(RESOURCE, 3)
+    plugin.show(*map(widget, (*IDS, "w5")))
+    await lab.offers(RESOURCE, 5)
     assert (len(lab.kubelet.registered(RESOURCE)), lab.kubelet.lists(RESOURCE)) == (1, 2)
 
 

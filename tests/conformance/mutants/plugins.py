@@ -77,8 +77,9 @@ def registers_before_it_serves(patch: pytest.MonkeyPatch) -> None:
     """The kubelet dials back inside Register, and nobody listens."""
 
     class Nobody:
-        name = "nobody.sock"
+        name = prefix = "nobody.sock"
         path = Path(name)
+        siblings = set
         owns_its_file = staticmethod(lambda: True)
         streaming_peers_gone = staticmethod(_returns_at_once)
 
