@@ -28,6 +28,8 @@ NOT_RUN = {
     "python3 -m venv ": "the tests run where everything is installed",
     ". .venv/": "the tests run where everything is installed",
     "pip install ": "the tests run where everything is installed",
+    "pip wheel ": "the tests run where everything is installed",
+    "docker ": "it needs a daemon",
     "kubectl ": "it needs a cluster",
     "crictl ": "it needs a node",
     "systemctl ": "it needs a node",
