@@ -204,11 +204,9 @@ def _way(path: Path) -> Iterator[tuple[str, str]]:
         name = rest.pop()
         if name.startswith("/"):
             place = "/"
-        elif name == "..":
-            place = os.path.dirname(place)  # noqa: PTH120  (a string on purpose: this runs at every event)
-        else:
+        else:  # ".." too: place has no symbolic link left
             yield place, name
-            entry = os.path.join(place, name)  # noqa: PTH118
+            entry = os.path.join(place, name)  # noqa: PTH118  (a string on purpose: this runs at every event)
             try:
                 target = os.readlink(entry)  # noqa: PTH115
             except OSError as error:
