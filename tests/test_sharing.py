@@ -124,6 +124,16 @@ async def test_a_device_that_is_the_same_has_the_same_replicas() -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_plugins_tear_down_comes_with_the_end() -> None:
+    """Also while a list waits to be taken."""
+    gpus = Gpus()
+    lists: Any = Shared(gpus, replicas=2).devices()
+    await anext(lists)
+    await lists.aclose()
+    assert gpus.torn_down
+
+
+@pytest.mark.asyncio
 async def test_the_plugins_hooks_get_its_own_devices_each_once() -> None:
     """However many replicas of them a container has."""
     gpus = LastFirst()
@@ -189,6 +199,16 @@ async def test_the_plugin_decides_between_equals() -> None:
         PreferredAllocationRequest((of[1], of[2]), [], 1),
         PreferredAllocationRequest((of[1], of[2], of[0]), [of[0]], 2),
     ]
+
+
+@pytest.mark.asyncio
+async def test_the_plugin_decides_about_second_shares_too() -> None:
+    """Among devices that the container has already, none is one that it must have."""
+    gpus = LastFirst()
+    shared = Shared(gpus, replicas=2)
+    available = ["gpu-0::0", "gpu-0::1", "gpu-1::0", "gpu-1::1"]
+    assert await prefer(shared, available, 3) == ["gpu-0::0", "gpu-1::0", "gpu-1::1"]
+    assert gpus.requests == [PreferredAllocationRequest(tuple(gpus.gpus), [], 1)]
 
 
 @pytest.mark.asyncio
