@@ -177,7 +177,7 @@ def test_nothing_is_left():
 
 SERVING = """
 import asyncio, pytest
-from devplugin import Device, DevicePluginBase
+from devplugin import ConfigurationError, Device, DevicePluginBase
 from devplugin.testing import ConditionNotMet, Serve
 from ports import Ports
 
@@ -204,7 +204,7 @@ async def test_stopped_and_served_again(kubelet, serve):
     assert seen.capacity == 2
     assert await serve(Ports()) == resource
     await kubelet.allocatable(resource, 2)
-    assert repr(serve).startswith("<Serve ['example.com/port'] on <FakeKubelet 1.36 running")
+    assert repr(serve).startswith("<Serve ['Ports'] on <FakeKubelet 1.36 running")
 
 async def test_fails_at_once(serve):
     with pytest.raises(OSError, match="no bus"):
@@ -218,7 +218,7 @@ async def test_fails_later(kubelet, serve):
     assert await serve.ended(plugin, within_s=10)
     with pytest.raises(OSError, match="no bus"):
         await serve.stop()
-    assert "The plugin Fails of example.com/port ended with OSError('no bus')" in kubelet.log
+    assert "The plugin Fails ended with OSError('no bus')" in kubelet.log
 
 async def test_two_fail(serve):
     one, other = Fails(), Fails()
@@ -237,6 +237,21 @@ async def test_a_list_that_does_not_come(kubelet, serve):
     await serve.stop()
     assert await serve(Silent(), await_list=False) == "example.com/port"
 
+class Returns(Ports):
+    async def serve(self, *, kubelet_dir):
+        pass
+
+class Nameless(Ports):
+    resource_name = None
+
+async def test_what_cannot_be_served(serve):
+    with pytest.raises(ConfigurationError, match="Ports'> is none: is a pair of brackets missing"):
+        await serve(Ports)
+    with pytest.raises(ConfigurationError, match="resource name None is not usable"):
+        await serve(Nameless())
+    with pytest.raises(ConditionNotMet, match="example.com/port was to be served, and serve.. of Returns has returned"):
+        await serve(Returns())
+
 async def test_typed(serve):
     assert isinstance(serve, Serve)
 """
@@ -244,7 +259,7 @@ async def test_typed(serve):
 
 def test_serving(run: Run) -> None:
     """Plugins come and go within a test, and what they raise is raised."""
-    run(AUTO, test_it=SERVING).assert_outcomes(passed=6)
+    run(AUTO, test_it=SERVING).assert_outcomes(passed=7)
 
 
 def test_a_plugin_that_fails_unnoticed(run: Run) -> None:
@@ -257,7 +272,7 @@ async def test_unnoticed(serve):
     await serve.ended(plugin, within_s=10)
 """
     done = run(AUTO, "-k", "unnoticed", test_it=SERVING + noticed_by_nobody)
-    done.assert_outcomes(passed=1, errors=1, deselected=6)
+    done.assert_outcomes(passed=1, errors=1, deselected=7)
     done.stdout.fnmatch_lines(["*OSError: no bus", "*what the kubelet saw*"])
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import anyio
 
+from devplugin.errors import ConfigurationError
 from devplugin.plugin import DevicePluginBase
+from devplugin.testing._changes import ConditionNotMet
 from devplugin.testing._kubelet import FakeKubelet
 from devplugin.testing._records import Registration
 from devplugin.testing._story import story_of
@@ -31,7 +33,7 @@ class Serve:
         self._served: list[tuple[DevicePluginBase[Any], asyncio.Task[None]]] = []
 
     def __repr__(self) -> str:
-        return f"<Serve {[plugin.resource_name for plugin, _ in self._served]} on {self._kubelet!r}>"
+        return f"<Serve {[type(plugin).__name__ for plugin, _ in self._served]} on {self._kubelet!r}>"
 
     async def __call__(self, plugin: DevicePluginBase[Any], *, await_list: bool = True, timeout_s: float = 10.0) -> str:
         """Serve a plugin, and wait until it is registered and its first list has come.
@@ -45,10 +47,13 @@ class Serve:
             The name of its resource.
 
         Raises:
-            ConditionNotMet: The time is over. The text says what was seen instead.
+            ConditionNotMet: The time is over, or the plugin's `serve` has returned. The text says what was seen instead.
+            ConfigurationError: It is no plugin.
             Exception: What the plugin's `serve` raised meanwhile.
         """
-        resource = plugin.resource_name
+        if not isinstance(plugin, DevicePluginBase):
+            raise ConfigurationError(f"serve() takes a plugin, and {plugin!r} is none: is a pair of brackets missing?")
+        resource: str = getattr(plugin, "resource_name", "")  # its serve() says so when there is none
         earlier = len(self._accepted(resource))
         task = asyncio.create_task(plugin.serve(kubelet_dir=self._kubelet.directory), name=f"serve {resource}")
         self._served.append((plugin, task))
@@ -63,6 +68,7 @@ class Serve:
         await self._kubelet.until(is_there, f"The registration of {resource} {awaited}", timeout_s=timeout_s)
         if task.done():
             await self.stop(plugin)
+            raise ConditionNotMet(f"{resource} was to be served, and serve() of {type(plugin).__name__} has returned")
         return resource
 
     def has_ended(self, plugin: DevicePluginBase[Any]) -> bool:
@@ -98,7 +104,7 @@ class Serve:
     def _note_end(self, plugin: DevicePluginBase[Any], task: asyncio.Task[None]) -> None:
         """Write it into the kubelet's log, where a condition that is not met is explained; who waits looks again."""
         how = "was withdrawn" if task.cancelled() else f"ended with {task.exception()!r}"
-        self._kubelet._records.add(f"The plugin {type(plugin).__name__} of {plugin.resource_name} {how}")  # noqa: SLF001
+        self._kubelet._records.add(f"The plugin {type(plugin).__name__} {how}")  # noqa: SLF001  (a log of ours)
 
 
 @dataclass(frozen=True, slots=True)

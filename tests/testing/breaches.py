@@ -350,6 +350,12 @@ class AllIll(Good):
         yield [Device("a", health=Health.UNHEALTHY)]
 
 
+@breaks("DP211", "it has no devices here")
+class HasNone(Good):
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
 @breaks("DP212", r"no list came within 0\.5 s of the change", unplug=lambda: None, patience_s=0.5)
 class LooksOnce(Good):
     pass

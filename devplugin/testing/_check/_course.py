@@ -112,7 +112,8 @@ class Course:
         client = self._kubelet._client_of(self._resource)  # noqa: SLF001  (no test needs it)
         calls = HookCalls(client, self._lists[-1], self._found, self._settings.host_root, self._settings.patience_s)
         if not calls.healthy:
-            self._found.add("DP211", f"none of its {len(self.ids)} devices is healthy")
+            count = len(self.ids)
+            self._found.add("DP211", f"none of its {count} devices is healthy" if count else "it has no devices here")
             return
         if "allocate" not in self._broken:
             await calls.allocate()
@@ -143,27 +144,29 @@ class Course:
         pod.delete()
 
     async def _restart_kubelet(self) -> None:
-        seen = len(self._lists)
+        seen, within = len(self._lists), f"within {self._settings.patience_s:g} s"
         await self._kubelet.restart()
-        if not await self._sees(lambda: len(self._lists) > seen):
-            self._found.add("DP402", f"it was not back within {self._settings.patience_s:g} s of a kubelet's restart")
+        await self._expect(lambda: len(self._lists) > seen, "DP402", f"it was not back {within} of a kubelet's restart")
 
     async def _unplug(self, serve: Serve) -> None:
         if self._settings.unplug is None:
             return
-        seen = len(self._lists)
+        seen, within = len(self._lists), f"within {self._settings.patience_s:g} s"
         done = self._settings.unplug()
         if inspect.isawaitable(done):
             await done
-        if not await self._sees(lambda: len(self._lists) > seen or serve.has_ended(self._plugin)):
-            self._found.add("DP212", f"no list came within {self._settings.patience_s:g} s of the change")
+        await self._expect(
+            lambda: len(self._lists) > seen or serve.has_ended(self._plugin),
+            "DP212",
+            f"no list came {within} of the change",
+        )
 
-    async def _sees(self, condition: Callable[[], bool]) -> bool:
+    async def _expect(self, condition: Callable[[], bool], code: str, meaning: str) -> None:
+        """Wait for what the plugin should do, and note what it means that it does not."""
         try:
             await self._kubelet.until(condition, timeout_s=self._settings.patience_s)
         except ConditionNotMet:
-            return False
-        return True
+            self._found.add(code, meaning)
 
 
 def _has_come_to_something(pod: Pod) -> bool:
