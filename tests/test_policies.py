@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devplugin import Device, DevicePluginBase, PreferredAllocationRequest
+from devplugin import Device, DevicePluginBase, PreferredAllocationRequest, policies
 from devplugin.policies import _best_nodes, aligned, linked, packed, spread
 from devplugin.testing import FakeKubelet
 from tests.conftest import Serve
@@ -307,6 +307,26 @@ def test_linked_on_machines_of_any_size(number: int) -> None:
     assert ids(linked(request(one_taken, 3), quads)) == ["d1", "d2", "d3"]
     assert ids(linked(request(devices, 4, [devices[6]]), quads)) == ["d6", "d4", "d5", "d7"]
     assert ids(linked(request(devices, 8), quads)) == [f"d{n}" for n in range(8)]
+
+
+def test_linked_beyond_its_bound_is_nearly_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is grown has at least 95 % of the weight of the best choice, and mostly all of it."""
+    shares = []
+    for seed in range(40):
+        rng = random.Random(seed)
+        devices = [Device(f"d{n}") for n in range(14)]
+        weights = {pair: rng.randrange(10) for pair in combinations(ids(devices), 2)}
+
+        def weight(one: Device, other: Device, weights: dict[tuple[str, str], int] = weights) -> int:
+            return weights[one.id, other.id]
+
+        question = request(devices, rng.randint(2, 8))
+        best = sum_of_links(weight, linked(question, weight))
+        with monkeypatch.context() as bound:
+            bound.setattr(policies, "_DEVICE_SETS_MAX", 0)
+            shares.append(sum_of_links(weight, linked(question, weight)) / best)
+    assert min(shares) >= 0.95
+    assert shares.count(1) >= 36
 
 
 def test_linked_leaves_the_good_links_to_others() -> None:

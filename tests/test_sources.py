@@ -189,7 +189,7 @@ async def test_the_ports_of_the_documentation(directory: Path, tmp_path: Path, s
         (tmp_path / "ttyUSB0").touch()
         await kubelet.allocatable("example.com/port", 1)
         (tmp_path / "ttyUSB0").unlink()
-        await kubelet.allocatable("example.com/port", 0)
+        assert (await kubelet.allocatable("example.com/port", 0)).capacity == 1
         serving.cancel()
         await asyncio.wait([serving])
 
