@@ -4,8 +4,9 @@ import asyncio
 import json
 import re
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,15 @@ APART = {"DP207", "DP210"}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """No file, and no thread, task or process that a leak would keep (they warn, and warnings are errors)."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def _nothing_is_left(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """No file, and no thread of it; tasks and sockets that are left behind warn, and warnings are errors."""
+    tmp_path_factory.getbasetemp()  # while the directory for it is the usual one
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
     yield
-    assert [*tmp_path.glob("dp-check-*")] == []
+    assert [*directory.glob("dp-check-*")] == []
+    assert [each for each in threading.enumerate() if each.name.startswith("devplugin")] == []
 
 
 @pytest.mark.asyncio
