@@ -36,9 +36,8 @@ class _Serving:
     is_ending: bool = False
 
     def end(self) -> asyncio.Task[None]:
-        if not self.is_ending:
-            self.is_ending = True
-            self.task.cancel()
+        self.is_ending = True
+        self.task.cancel()
         return self.task
 
 

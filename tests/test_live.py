@@ -304,6 +304,29 @@ async def test_a_source_is_closed_when_it_is_cancelled(directory: Path) -> None:
     assert serving.cancelled()
 
 
+async def test_a_source_is_closed_while_its_list_is_carried_out(directory: Path) -> None:
+    """Also then its finally has run when serve_live() is over."""
+    slow = Pool("slow")
+    seen: list[str] = []
+    slow.may_end.clear()
+
+    async def source() -> AsyncIterator[list[DevicePluginBase]]:
+        try:
+            yield [slow]
+            await kubelet.allocatable("example.com/slow", 1)
+            yield []
+        finally:
+            seen.append("closed")
+
+    async with FakeKubelet(directory) as kubelet:
+        serving = asyncio.create_task(serve_live(source(), kubelet_dir=directory))
+        await eventually(lambda: slow.is_ending)
+        serving.cancel()
+        slow.may_end.set()
+        await asyncio.wait([serving])
+        assert seen == ["closed"]
+
+
 async def test_a_source_that_fails_ends_all(directory: Path) -> None:
     """Its error comes out when the plugins have ended."""
     pool = Pool("a")
