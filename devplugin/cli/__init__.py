@@ -19,4 +19,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    importlib.import_module("devplugin.cli._app").command(prog_name="devplugin")
+    try:
+        importlib.import_module("devplugin.cli._app").command(prog_name="devplugin")
+    except KeyboardInterrupt:  # before the command could take it
+        sys.exit(130)

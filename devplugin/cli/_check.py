@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import groupby
+from typing import Any
 
 import click
 from rich.padding import Padding
 from rich.text import Text
 
-from devplugin import ConfigurationError
+from devplugin import ConfigurationError, DevicePluginBase
 from devplugin.cli._load import load_plugin, plugin_argument
-from devplugin.cli._output import console, example, output_option, plain, print_json, run_interruptibly
+from devplugin.cli._output import console, example, output_option, plain, print_json, progress, run_interruptibly
 from devplugin.testing import Finding, check_plugin
 from devplugin.testing._versions import VERSIONS
 
@@ -69,19 +70,28 @@ def command(plugin: tuple[str, ...], ignore: Mapping[str, str], host_root: str, 
     Each finding has a code, what was found, why it matters and what to do. The exit status is 1 when there is one.
     """
     plugins = [load_plugin(reference) for reference in plugin]
+    raise SystemExit(_tell(_check(plugins, ignore, host_root, version), ignore, output))
+
+
+def _check(
+    plugins: Sequence[DevicePluginBase[Any]], ignore: Mapping[str, str], host_root: str, version: str
+) -> Sequence[Finding]:
     try:
-        with console(stderr=True).status("checking: this takes some seconds"), redirect_stdout(sys.stderr):
-            findings = run_interruptibly(
+        with progress("checking: this takes some seconds"), redirect_stdout(sys.stderr):
+            return run_interruptibly(
                 lambda: check_plugin(*plugins, ignore=ignore, host_root=host_root, version=version)
             )
     except ConfigurationError as error:
         raise click.UsageError(f"{error}.") from error
+
+
+def _tell(findings: Sequence[Finding], ignored: Mapping[str, str], output: str) -> int:
+    """Show what was found; the exit status."""
     if output == "json":
-        print_json({"findings": [asdict(finding) for finding in findings], "ignored": ignore})
+        print_json({"findings": [asdict(finding) for finding in findings], "ignored": ignored})
     else:
-        _show(findings, ignore)
-    if findings:
-        raise SystemExit(1)
+        _show(findings, ignored)
+    return 1 if findings else 0
 
 
 def _show(findings: Sequence[Finding], ignored: Mapping[str, str]) -> None:

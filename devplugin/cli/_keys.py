@@ -7,9 +7,10 @@ import re
 import termios
 import tty
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["Key", "Keyboard"]
 
@@ -39,7 +40,7 @@ class Keyboard:
         self._changed = changed
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pressed: asyncio.Queue[str | Key] = asyncio.Queue()
-        self._before: list[object] = []
+        self._before: list[Any] = []
 
     def __repr__(self) -> str:
         return f"<Keyboard of descriptor {self._descriptor}: {self.text!r}>"
@@ -54,7 +55,8 @@ class Keyboard:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]  # what tcgetattr gave
+        with suppress(termios.error):  # the terminal may have gone
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
 
     async def next(self) -> str | Key:
         """The next line that was entered, or the next key that is no text."""

@@ -4,7 +4,8 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO, TypeVar
 
@@ -21,6 +22,7 @@ __all__ = [
     "output_option",
     "plain",
     "print_json",
+    "progress",
     "run_interruptibly",
     "simple_table",
 ]
@@ -85,28 +87,54 @@ def device_table(devices: Iterable[tuple[str, str, Sequence[int]]]) -> Table:
     return table
 
 
-def run_interruptibly(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run ``main`` to its end; SIGTERM cancels it as SIGINT does.
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say what is waited for, while it is waited for, if somebody is there to see it."""
+    if sys.stderr.isatty():
+        with console(stderr=True).status(what):
+            yield
+    else:
+        yield
 
-    A second signal breaks into whatever blocks.
+
+def run_interruptibly(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run ``main`` to its end. SIGINT, SIGTERM or SIGHUP (the terminal has gone) cancels it, and the next one breaks into whatever blocks the loop.
+
+    However it ends, what it opened is closed: it is run until it has ended.
 
     Raises:
         KeyboardInterrupt: A signal ended it.
     """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main())
+        with _cancelled_by_signals(task):
+            while not task.done():
+                try:
+                    loop.run_until_complete(asyncio.wait([task]))
+                except KeyboardInterrupt:  # out of what blocked; the rest ends in its order
+                    task.cancel()
+    if task.cancelled() or isinstance(task.exception(), KeyboardInterrupt):
+        raise KeyboardInterrupt
+    return task.result()
 
-    async def with_sigterm() -> T:
-        # asyncio's own handler: it cancels this task at the first signal, and raises at the second.
-        interrupt = signal.getsignal(signal.SIGINT)
-        before = signal.signal(signal.SIGTERM, interrupt if callable(interrupt) else _raise)
-        try:
-            return await main()
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
-    return asyncio.run(with_sigterm())
+@contextmanager
+def _cancelled_by_signals(task: asyncio.Task[Any]) -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if task.cancelling() or task.done():
+            raise KeyboardInterrupt
+        task.cancel()
+        task.get_loop().call_soon_threadsafe(lambda: None)  # wakes the loop
 
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    """The handler for SIGTERM where SIGINT is ignored, as in a shell's background job."""
-    del number, frame
-    raise KeyboardInterrupt
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        # A shell's background job ignores SIGINT, and what nohup starts SIGHUP.
+        if number == signal.SIGTERM or handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -23,6 +23,7 @@ from devplugin.cli._output import (
     example,
     output_option,
     print_json,
+    progress,
     run_interruptibly,
 )
 from devplugin.cli._trial import Trial, refusal
@@ -125,13 +126,13 @@ def _is_interactive() -> bool:
 
 
 async def _first_list(trial: Trial, within_s: float) -> None:
-    with console(stderr=True).status("waiting for the plugin's first list of devices"):
+    with progress("waiting for the plugin's first list of devices"):
         await trial.first_list(within_s)
 
 
 async def _allocate(trial: Trial, count: int, out: Console | None) -> Pod:
     """A pod with so many devices, whose answer is shown, if it is to be."""
-    with console(stderr=True).status(f"the kubelet allocates {count}"):
+    with progress(f"the kubelet allocates {count}"):
         pod = await trial.allocate(count)
     if out is not None:
         out.print(answer(pod, trial.resource))

@@ -83,6 +83,24 @@ def test_it_runs_as_a_module(folder: Path) -> None:
     assert done.stdout.startswith("Usage: devplugin [OPTIONS] COMMAND")
 
 
+def test_an_interrupt_before_the_command_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it is imported: no traceback either."""
+
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        devplugin.cli.main()
+    assert caught.value.code == 130
+
+
+def test_the_group_knows_its_subcommands() -> None:
+    """For tools that ask click."""
+    assert isinstance(_app.command, click.Group)
+    assert _app.command.list_commands(click.Context(_app.command)) == [*_app.COMMANDS]
+
+
 def test_its_public_name() -> None:
     """Only the entry point."""
     assert devplugin.cli.__all__ == ["main"]
