@@ -98,7 +98,8 @@ def progress(what: str) -> Iterator[None]:
 
 
 def run_interruptibly(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run ``main`` to its end. SIGINT, SIGTERM or SIGHUP (the terminal has gone) cancels it, and the next one breaks into whatever blocks the loop.
+    """Run ``main`` to its end. SIGINT, SIGTERM or SIGHUP (the terminal has gone) cancels it, and the next one breaks into
+    whatever blocks the loop.
 
     However it ends, what it opened is closed: it is run until it has ended.
 
