@@ -56,17 +56,17 @@ async def test_serial_ports(kubelet: FakeKubelet, serve: Serve, tmp_path: Path) 
     (tmp_path / "ttyUSB7").touch()
     (by_id / "usb-scale").symlink_to("../ttyUSB7")
     await kubelet.allocatable("example.com/serial", 1)
-    pod = await kubelet.create_pod("pod", {"example.com/serial": 1}).running()
-    options = pod.containers["main"].options
-    [node] = options.devices
-    assert (node.container_path, node.host_path) == ("/dev/serial0", f"{tmp_path}/ttyUSB7")
-    assert options.envs == {"SERIAL_PORTS": "1"}
-
     (by_id / "usb-scale").unlink()
     assert (await kubelet.allocatable("example.com/serial", 0)).capacity == 1
     (by_id / "usb-scale").symlink_to("../ttyUSB7")
     await kubelet.allocatable("example.com/serial", 1)
+
+    pod = await kubelet.create_pod("pod", {"example.com/serial": 1}).running()
     assert pod.device_ids("example.com/serial") == {"usb-scale"}
+    options = pod.containers["main"].options
+    [node] = options.devices
+    assert (node.container_path, node.host_path) == ("/dev/serial0", f"{tmp_path}/ttyUSB7")
+    assert options.envs == {"SERIAL_PORTS": "1"}
 
 
 @pytest.mark.asyncio

@@ -46,11 +46,16 @@ def resource(groups: str) -> str:
 async def test_each_match_of_a_glob_is_a_device(
     kubelet: FakeKubelet, serve: Serve, write: Write, tmp_path: Path
 ) -> None:
-    """Ports are found by a glob, one goes to a pod, and one that is unplugged is unhealthy until it is back."""
+    """Ports are found by a glob, one that is unplugged is unhealthy until it is back, and pods get them."""
     for name in ("ttyUSB0", "ttyUSB1", "other"):
         (tmp_path / name).touch()
     await serve(only(write(resource("- paths: [{path: DEV/ttyUSB*, mountPath: /dev/serial/}]")), tmp_path))
     await kubelet.allocatable("example.com/thing", 2)
+    (tmp_path / "ttyUSB1").unlink()
+    assert (await kubelet.allocatable("example.com/thing", 1)).capacity == 2
+    (tmp_path / "ttyUSB1").touch()
+    await kubelet.allocatable("example.com/thing", 2)
+
     pod = await kubelet.create_pod("pod", {"example.com/thing": 2}).running()
     nodes = pod.containers["main"].options.devices
     assert {node.container_path: node.host_path for node in nodes} == {
@@ -58,11 +63,6 @@ async def test_each_match_of_a_glob_is_a_device(
         "/dev/serial/ttyUSB1": f"{tmp_path}/ttyUSB1",
     }
     assert {node.permissions for node in nodes} == {"rwm"}
-
-    (tmp_path / "ttyUSB1").unlink()
-    assert (await kubelet.allocatable("example.com/thing", 1)).capacity == 2
-    (tmp_path / "ttyUSB1").touch()
-    await kubelet.allocatable("example.com/thing", 2)
 
 
 @pytest.mark.asyncio
@@ -98,6 +98,9 @@ async def test_the_shortest_path_of_a_group_counts(write: Write, tmp_path: Path)
     both = "- paths: [{path: DEV/pcm*}, {path: DEV/timer, limit: 2}]"
     assert len(await first_list(only(write(resource(both)), tmp_path))) == 2
     assert await first_list(only(write(resource(both.replace("timer", "nothing"))), tmp_path)) == []
+    # A limit makes no device by itself.
+    again = "- paths: [{path: DEV/timer, limit: 2}, {path: DEV/pcm0, limit: 2}]"
+    assert len(await first_list(only(write(resource(again)), tmp_path))) == 1
 
 
 @pytest.mark.asyncio
@@ -139,11 +142,13 @@ async def test_a_usb_device_that_is_plugged_in_again(write: Write, tmp_path: Pat
     plug(tmp_path, "2-1", idVendor="0403", idProduct="6001", serial="A", busnum="2", devnum="3")
     [before] = await first_list(plugin)
     plug(tmp_path, "2-1", devnum="9")
-    [after] = await first_list(plugin)
+    plug(tmp_path, "2-2", idVendor="0403", idProduct="6001", busnum="2", devnum="4")
+    [after, other] = await first_list(plugin)
+    assert other.id != after.id
     assert before.id == after.id
     assert after.grants.device_nodes[0].host_path == "/dev/bus/usb/002/009"
     (tmp_path / "usb/2-1/devnum").unlink()
-    assert await first_list(plugin) == []
+    assert await first_list(plugin) == [other]
 
 
 WRONG = {
