@@ -109,7 +109,7 @@ def test_the_text_of_a_spec() -> None:
     }
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(SPECS)
 def test_every_spec_holds_to_the_schema(schema: Draft7Validator, spec: cdi.Spec) -> None:
     """CDI's own, and what was said is in the text."""
@@ -273,6 +273,16 @@ def test_the_file_is_there_while_there_are_devices(specs: Path, caplog: pytest.L
         assert names_in(file.path) == ["gpu-2"]
     assert listed(specs) == []
     assert caplog.messages == [f"{file.path}: {n} devices, CDI 0.3.0" for n in (2, 1, 1)]
+
+
+def test_many_lists_hold_one_descriptor(specs: Path) -> None:
+    """That of the file that is there, and none at the end."""
+    before = listed(Path("/proc/self/fd"))
+    with cdi.SpecFile(KIND, directory=specs) as file:
+        for n in range(100):
+            file.write([gpu(n)])
+            assert len(listed(Path("/proc/self/fd"))) == len(before) + 1
+    assert listed(Path("/proc/self/fd")) == before
 
 
 def test_a_list_that_says_the_same_is_not_written(specs: Path) -> None:
