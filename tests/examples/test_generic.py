@@ -98,9 +98,10 @@ async def test_the_shortest_path_of_a_group_counts(write: Write, tmp_path: Path)
     both = "- paths: [{path: DEV/pcm*}, {path: DEV/timer, limit: 2}]"
     assert len(await first_list(only(write(resource(both)), tmp_path))) == 2
     assert await first_list(only(write(resource(both.replace("timer", "nothing"))), tmp_path)) == []
-    # A limit makes no device by itself.
-    again = "- paths: [{path: DEV/timer, limit: 2}, {path: DEV/pcm0, limit: 2}]"
-    assert len(await first_list(only(write(resource(again)), tmp_path))) == 1
+    # Limits make no more devices than the longest has paths.
+    (tmp_path / "timer2").touch()
+    again = "- paths: [{path: DEV/pcm*, limit: 2}, {path: DEV/timer*, limit: 3}]"
+    assert len(await first_list(only(write(resource(again)), tmp_path))) == 3
 
 
 @pytest.mark.asyncio
