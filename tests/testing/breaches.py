@@ -251,6 +251,19 @@ class RaisesMuchLater(Good):
         raise OSError("it is not back")
 
 
+@breaks("DP203", r"serve\(\) raised OSError: burnt", r"devices {here}")
+class EndsWhileItIsUsed(Good):
+    async def devices(self) -> AsyncIterator[list[Device]]:
+        async for lists in super().devices():
+            yield lists
+        await self.unplugged.wait()
+        raise OSError("burnt")
+
+    async def allocate(self, devices: Sequence[Device]) -> Allocation:
+        self.unplugged.set()
+        return await super().allocate(devices)
+
+
 @breaks("DP203", r"serve\(\) raised OSError: not twice", r"devices {here}")
 class RaisesTheSecondTime(Good):
     async def devices(self) -> AsyncIterator[list[Device]]:

@@ -15,6 +15,7 @@ from devplugin.testing._check._enumerating import enumerate_once
 from devplugin.testing._check._found import Found, errors_of
 from devplugin.testing._check._hooks import HookCalls
 from devplugin.testing._check._lists import ids_of_two_enumerations, next_list
+from devplugin.testing._client import KubeletError
 from devplugin.testing._fixtures import Serve
 from devplugin.testing._kubelet import FakeKubelet
 from devplugin.testing._pods import Pod
@@ -88,7 +89,7 @@ class Course:
     @asynccontextmanager
     async def _served(self) -> AsyncIterator[Serve | None]:
         """The plugin on the kubelet; None when it has not come there."""
-        serve, is_there = Serve(self._kubelet), False
+        serve, is_there, earlier = Serve(self._kubelet), False, [*self._found.all()]
         try:
             await serve(self._plugin, timeout_s=self._settings.patience_s)
             is_there = True
@@ -106,10 +107,14 @@ class Course:
             try:
                 await serve.stop(self._plugin)
             except Exception as error:  # noqa: BLE001  (as above)
+                self._found.go_back_to(earlier)  # from some moment on nothing else could be right
                 self._found.add_error("DP203", error, "serve()")
 
     async def _use(self) -> None:
-        client = self._kubelet._client_of(self._resource)  # noqa: SLF001  (no test needs it)
+        try:
+            client = self._kubelet._client_of(self._resource)  # noqa: SLF001  (no test needs it)
+        except KubeletError:  # it has gone: serve() says why
+            return
         calls = HookCalls(client, self._lists[-1], self._found, self._settings.host_root, self._settings.patience_s)
         if not calls.healthy:
             count = len(self.ids)

@@ -31,6 +31,10 @@ class Found:
         """The codes of what was found."""
         return {finding.code for finding in self.all()}
 
+    def go_back_to(self, findings: Iterable[Finding]) -> None:
+        """Forget what else has been found."""
+        self._findings, self._of_devices = [*findings], {}
+
     def take(self, findings: Iterable[Finding]) -> None:
         """Note findings that are made already."""
         self._findings += findings
