@@ -361,6 +361,17 @@ def test_how_long_a_thread_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_plugin_that_has_just_gone(directory: Path) -> None:
+    """Nothing can be asked of it, and why it has gone is found elsewhere."""
+    plugin = Good()
+    found = Found(plugin)
+    settings = Settings(host_root=directory, watch_s=0, patience_s=0, unplug=None)
+    async with FakeKubelet(directory) as kubelet:
+        await Course(kubelet, plugin, found, settings)._use()
+    assert found.codes == set()
+
+
+@pytest.mark.asyncio
 async def test_reprs(directory: Path) -> None:
     """They show what is so far."""
     kubelet, plugin = FakeKubelet(directory), Good()

@@ -66,6 +66,7 @@ def test_a_story_is_in_order_and_ends_with_the_newest(tmp_path: Path) -> None:
         kubelet._records.add(f"line {n}")
     pod = kubelet.create_pod("shop", {"a/b": 1})
     pod.events.append(Event(type="Normal", reason="Sold", message="the shop", at_s=29.7))
+    assert repr(kubelet._records) == "<Records of 0 registrations, 30 snapshots, 30 calls>"
     head, row, left_out, *lines = story_of(kubelet).splitlines()
     assert head == repr(kubelet)
     assert row == "  shop   0/1   Pending   0"
