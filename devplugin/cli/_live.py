@@ -112,7 +112,9 @@ class _Screen:
         else:
             free = len(seen.healthy - self._holders().keys())
             counts = f"{seen.capacity} devices, {seen.allocatable} healthy, {free} free"
-        return Text.assemble((trial.resource, "bold"), f": {counts}; Kubernetes {kubelet.version}")
+        title = Text.assemble((trial.resource, "bold"), f": {counts}; Kubernetes {kubelet.version}")
+        title.no_wrap, title.overflow = True, "ellipsis"
+        return title
 
     def _holders(self) -> dict[str, str]:
         """The pod of each device that has one."""
@@ -123,7 +125,7 @@ class _Screen:
         """The devices with their pods, as many as there is room for."""
         trial = self._trial
         holders = self._holders()
-        room = self._console.height - _OTHER_LINES - len(trial.kubelet.pods)
+        room = self._console.height - _OTHER_LINES - min(len(trial.kubelet.pods), self._most_pods)
         listed = trial.devices.devices
         shown = max(room, _FEWEST_DEVICES)
         table = simple_table("DEVICE", "HEALTH", "NUMA", "POD")
@@ -133,9 +135,15 @@ class _Screen:
         more = len(listed) - shown
         return Group(table, Text(f"and {more} more", style="dim")) if more > 0 else table
 
+    @property
+    def _most_pods(self) -> int:
+        """As many as leave room for devices."""
+        return max((self._console.height - _OTHER_LINES - _FEWEST_DEVICES) // 2, 1)
+
     def _pods(self) -> Table:
+        """The newest pods."""
         table = simple_table("POD", "STATUS", "DEVICES")
-        for pod in self._trial.kubelet.pods.values():
+        for pod in [*self._trial.kubelet.pods.values()][-self._most_pods :]:
             ids = sorted(pod.device_ids(self._trial.resource))
             table.add_row(pod.name, pod.status, plain(", ".join(ids)))
         return table

@@ -135,7 +135,7 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|.)")
 
 
 class Terminal:
-    """A program on a terminal of its own, 100 columns wide and 40 lines high."""
+    """A program on a terminal of its own, 100 columns wide."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", main: int, other: int) -> None:
         self.process = process
@@ -186,9 +186,9 @@ def terminal(folder: Path) -> Open:
     """The command on a terminal; it is killed with the test if it is there still."""
 
     @contextlib.contextmanager
-    def open_terminal(*arguments: str | Path, **variables: str) -> Iterator[Terminal]:
+    def open_terminal(*arguments: str | Path, lines: int = 40, **variables: str) -> Iterator[Terminal]:
         main, other = os.openpty()
-        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 100, 0, 0))
         process = subprocess.Popen(
             [sys.executable, "-c", _ON_TERMINAL, *argv(*arguments)],
             cwd=folder,

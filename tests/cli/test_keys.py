@@ -52,18 +52,21 @@ async def test_a_terminal_that_goes_away() -> None:
 
 
 @pytest.mark.asyncio
-async def test_input_that_ends() -> None:
-    """The same, where the system says so with nothing."""
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_input_that_ends(*, is_closed: bool) -> None:
+    """The same, whether the system says so with nothing or with an error."""
     main, other = os.openpty()
     keys = Keyboard(other, lambda: None)
     with keys:
         reading, writing = os.pipe()
         os.close(writing)
+        if is_closed:
+            os.close(reading)
         keys._descriptor, terminal = reading, keys._descriptor
         keys._read()
         keys._descriptor = terminal
         assert await keys.next() is Key.QUIT
-    for descriptor in (main, other, reading):
+    for descriptor in (main, other) if is_closed else (main, other, reading):
         os.close(descriptor)
 
 

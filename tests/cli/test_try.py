@@ -1,11 +1,14 @@
 """``devplugin try`` without a prompt: what is shown, what is started, and how it ends."""
 
+import asyncio
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from devplugin.cli import _try
 from tests.cli.conftest import Open, Run, Start, Terminal
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -224,6 +227,44 @@ def test_a_signal_is_the_programs(start: Start, number: signal.Signals) -> None:
         output, shown = process.communicate(timeout=20)
     assert (process.returncode, output) == (5, "ended\n")
     assert "Traceback" not in shown
+
+
+@pytest.mark.asyncio
+async def test_a_signal_while_the_program_is_being_started() -> None:
+    """It is the program's as soon as that is there; one that is ignored stays so."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.default_int_handler),
+    }
+    try:
+        with _try._Signals() as signals:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            program = await asyncio.create_subprocess_exec("sleep", "60")
+            signals.go_to(program)
+            assert await program.wait() == -signal.SIGTERM
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.asyncio
+async def test_an_interrupt_at_a_terminal_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal has sent it to the program already."""
+    main, other = os.openpty()
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with os.fdopen(other) as stdin, _try._Signals() as signals:
+            monkeypatch.setattr("sys.stdin", stdin)
+            program = await asyncio.create_subprocess_exec("sleep", "60")
+            signals.go_to(program)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await program.wait() == -signal.SIGTERM
+    finally:
+        os.close(main)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_an_interrupt_at_a_terminal_is_the_programs(terminal: Open) -> None:
@@ -460,6 +501,22 @@ def test_more_devices_than_lines(terminal: Open, folder: Path) -> None:
         shown.expect("and 9[0-9][0-9] more")
         shown.expect("and 19[0-9][0-9] more")
         assert "d0100" not in shown.text()
+        leave(shown, "\x03")
+
+
+def test_more_pods_than_lines(terminal: Open, folder: Path) -> None:
+    """The newest are shown, and the prompt always."""
+    plugin(folder, "many.py", "async def devices(self):\n    yield [Device(f'd{n:04}') for n in range(9)]")
+    with terminal("try", "many.py", lines=16) as shown:
+        shown.expect("9 devices, 9 healthy")
+        shown.press("allocate 1\rallocate 1\rallocate 1\r")
+        shown.expect("9 devices, 9 healthy, 6 free")
+        shown.press("allo")
+        shown.expect("> allo_")
+        screen = shown.text().split("9 devices, 9 healthy, 6 free")[-1]
+        assert "pod-1 " not in screen.split("POD     STATUS")[-1]
+        assert "pod-3   Running" in screen
+        assert screen.splitlines()[-1].startswith("> allo_")
         leave(shown, "\x03")
 
 
