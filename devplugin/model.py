@@ -23,10 +23,11 @@ else:
 __all__ = ["Allocation", "Device", "DeviceNode", "Health", "Mount", "PreferredAllocationRequest", "check_resource_name"]
 
 _INT64_MAX = 2**63 - 1
-# The syntax of a qualified device name in the CDI specification: vendor/class=name. Compiled by who needs it.
+# The syntax of a qualified device name in the CDI specification: vendor/class=name; but the library of container runtimes
+# panics over a vendor or a class of one character. Compiled by who needs it.
 _CDI_NAME = (
-    r"[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
-    r"/[A-Za-z](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?"
+    r"[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9]"
+    r"/[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9]"
     r"=[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?"
 )
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
@@ -194,7 +195,11 @@ class Allocation:
         put(self, "cdi_devices", _check_items("CDI devices", self.cdi_devices, str))
         for name in self.cdi_devices:
             if not re.fullmatch(_CDI_NAME, name):
-                raise _refuse("CDI device", name, "it must be of the form vendor/class=name")
+                raise _refuse(
+                    "CDI device",
+                    name,
+                    "it must be of the form vendor/class=name, vendor and class with two characters or more",
+                )
 
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name in self.__slots__ if (value := getattr(self, name))]

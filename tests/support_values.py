@@ -25,9 +25,7 @@ permissions = st.sampled_from([letters for n in (1, 2, 3) for letters in map("".
 mounts = st.builds(Mount, paths, paths, st.booleans())
 device_nodes = st.builds(DeviceNode, paths, paths, permissions)
 _letter, _alphanumeric = st.sampled_from(ascii_letters), st.sampled_from(ascii_letters + digits)
-_vendors = _letter | st.builds(
-    "{}{}{}".format, _letter, st.text(f"{ascii_letters}{digits}_.-", max_size=5), _alphanumeric
-)
+_vendors = st.builds("{}{}{}".format, _letter, st.text(f"{ascii_letters}{digits}_.-", max_size=5), _alphanumeric)
 _cdi_names = _alphanumeric | st.builds(
     "{}{}{}".format, _alphanumeric, st.text(f"{ascii_letters}{digits}_.:-", max_size=5), _alphanumeric
 )

@@ -54,7 +54,7 @@ NO_NODES: tuple[Any, ...] = (0, None, "01", b"01", {0: 1})
 HEALTH = "it must be Health.HEALTHY or Health.UNHEALTHY"
 NUMA = "it must be a number from 0 to 2**63 - 1; give none when it is not known"
 LETTERS = "they must be some of r, w and m, each at most once"
-CDI = "it must be of the form vendor/class=name"
+CDI = "it must be of the form vendor/class=name, vendor and class with two characters or more"
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,9 @@ CDI = "it must be of the form vendor/class=name"
         *(
             (lambda v: Allocation(cdi_devices=[v]), "CDI device", v, CDI)
             for v in (
-                *("", "a", "a/b", "a=c", "a/b=", "a/=c", "/b=c", "a/b=c/d", "a/b/c=d", "a/b=c=d", "a/b=c ", "a/b=c\n"),
-                *("1/b=c", "a-/b=c", "a/1=c", "a/b.=c", "a/b=-c", "a/b=c_", "ä/b=c", "a:b/b=c", "a/b:b=c"),
+                *("", "aa", "aa/bb", "aa=c", "aa/bb=", "aa/=c", "/bb=c", "aa/bb=c/d", "aa/bb/c=d", "aa/bb=c=d", "aa/bb=c "),
+                *("aa/bb=c\n", "1a/bb=c", "a-/bb=c", "aa/1=c", "aa/b.=c", "aa/bb=-c", "aa/bb=c_", "ää/bb=c", "a:b/bb=c"),
+                *("aa/b:b=c", "a/bb=c", "aa/b=c"),
             )
         ),
     ],
@@ -170,7 +171,15 @@ def test_numa_nodes_are_from_0_to_the_largest_int64(node: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a/b=c", "A/B=0", "a.b-c_d/e.f-g_h=i.j-k_l:m", "vendor.com/class=0", "a0/b0=c0", "example.com/gpu=all", "aB/c=D"],
+    [
+        "aa/bb=c",
+        "AA/BB=0",
+        "a.b-c_d/e.f-g_h=i.j-k_l:m",
+        "vendor.com/class=0",
+        "a0/b0=c0",
+        "example.com/gpu=all",
+        "aB/cc=D",
+    ],
 )
 def test_cdi_names_follow_the_specification(name: str) -> None:
     """Vendor and class begin with a letter, the name with a letter or digit too."""
@@ -366,7 +375,8 @@ def test_representations_show_what_is_there() -> None:
     """An allocation shows what it grants only."""
     assert repr(Allocation()) == "Allocation()"
     assert (
-        repr(Allocation(env={"A": "1"}, cdi_devices=["a/b=c"])) == "Allocation(env={'A': '1'}, cdi_devices=('a/b=c',))"
+        repr(Allocation(env={"A": "1"}, cdi_devices=["aa/bb=c"]))
+        == "Allocation(env={'A': '1'}, cdi_devices=('aa/bb=c',))"
     )
     assert repr(Mount("/a", "/b")) == "Mount(container_path='/a', host_path='/b', read_only=False)"
     assert repr(DeviceNode("/a", "/b")) == "DeviceNode(container_path='/a', host_path='/b', permissions='rw')"
@@ -476,7 +486,7 @@ def test_grants_are_merged_in_the_order_of_the_devices() -> None:
         mounts=[shared],
         device_nodes=[DeviceNode("/dev/a", "/dev/a")],
         annotations={"a": "1"},
-        cdi_devices=["a/b=1", "a/b=all"],
+        cdi_devices=["aa/bb=1", "aa/bb=all"],
     )
     other = granting(
         "other",
@@ -484,14 +494,14 @@ def test_grants_are_merged_in_the_order_of_the_devices() -> None:
         mounts=[Mount("/b", "/b"), shared],
         device_nodes=[DeviceNode("/dev/b", "/dev/b")],
         annotations={"b": "2"},
-        cdi_devices=["a/b=2", "a/b=all"],
+        cdi_devices=["aa/bb=2", "aa/bb=all"],
     )
     assert merge_grants([one, other]) == Allocation(
         env={"A": "1", "B": "2"},
         mounts=[shared, Mount("/b", "/b")],
         device_nodes=[DeviceNode("/dev/a", "/dev/a"), DeviceNode("/dev/b", "/dev/b")],
         annotations={"a": "1", "b": "2"},
-        cdi_devices=["a/b=1", "a/b=all", "a/b=2"],
+        cdi_devices=["aa/bb=1", "aa/bb=all", "aa/bb=2"],
     )
 
 
