@@ -59,7 +59,7 @@ endurance: $(READY) ## a thousand kubelet restarts, two hundred kills: minutes
 
 conformance: $(READY) ## the same cases on the fake kubelet and on five real device managers (needs Go)
 	@tests/kubelets/build
-	@$(PY) -m pytest -m "conformance or kubelets" -n 4 tests/kubelets tests/conformance
+	@$(PY) -m pytest -m "conformance or kubelets" -n 4 tests/kubelets tests/cdi tests/conformance
 
 e2e: $(READY) ## the whole scenario on a real node, in namespaces (needs root and Go)
 	@tests/e2e/run
