@@ -24,6 +24,7 @@ from devplugin import (
     _kubelet,
     _server,
     _session,
+    _siblings,
     _watch,
     plugin,
 )
@@ -264,6 +265,7 @@ def test_the_times_of_a_session() -> None:
         "A session has lasted, and the delay begins anew, after": _session._LASTED_S,
         "The safety net beside inotify looks every": _watch._SAFETY_NET_S,
         "Without inotify it looks every": _watch._POLL_S,
+        "Another instance counts as gone for good after": _siblings._GONE_FOR_S,
     }
 
 
