@@ -335,7 +335,7 @@ async def test_an_error_of_nobodys_code() -> None:
 @pytest.mark.asyncio
 async def test_a_call_that_does_not_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """While the loop is held nobody can be told, so the log is."""
-    monkeypatch.setattr(_blocking, "_WARN_AFTER_S", 0.2)
+    monkeypatch.setattr(_blocking, "_WARN_AFTER_S", 0.1)
     breach = next(breach for breach in BREACHES if breach.code == "DP401")
     await check_plugin(breach.plugin(), watch_s=0)
     assert re.fullmatch(
