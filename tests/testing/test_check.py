@@ -42,7 +42,7 @@ def _nothing_is_left(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("plugin", [Good(), SampleDevices(), Good(count=100)], ids=repr)
+@pytest.mark.parametrize("plugin", [Good(), SampleDevices(), Good(count=100)], ids=["good", "sample", "many"])
 async def test_nothing_is_found_where_all_is_well(plugin: DevicePluginBase[Any]) -> None:
     """A plugin that overrides everything, the sample, and one with more devices than are tried."""
     before = asyncio.all_tasks()
