@@ -59,23 +59,17 @@ class Seats(DevicePluginBase):
 '''
 
 
-@pytest.fixture(autouse=True)
-def _imports_stay_here() -> Iterator[None]:
-    """What a test imports, and where from, is forgotten with it."""
-    path, modules = [*sys.path], {*sys.modules}
-    yield
-    sys.path[:] = path
-    for name in {*sys.modules} - modules:
-        if not name.startswith(("devplugin", "rich", "click", "yaml", "betterproto2")):
-            del sys.modules[name]
-
-
 @pytest.fixture
-def folder(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that the command is used in; it has a plugin, seats.py."""
+def folder(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that the command is used in; it has a plugin, seats.py. What is imported from it is forgotten with it."""
     (directory / "seats.py").write_text(SEATS)
     monkeypatch.chdir(directory)
-    return directory
+    path = [*sys.path]
+    yield directory
+    sys.path[:] = path
+    for name, module in [*sys.modules.items()]:
+        if (getattr(module, "__file__", None) or "").startswith(f"{directory}/"):
+            del sys.modules[name]
 
 
 @pytest.fixture
