@@ -2,7 +2,8 @@
 
     python -m pytest examples/08_tests.py
 
-The plugin stands here too, so that the whole is in one file: printers that are switched off and on.
+The plugin stands here too, so that the whole is in one file: printers that are switched off and on. pytest.ini beside it says
+that tests may be coroutines.
 """
 
 from collections.abc import AsyncIterator
@@ -15,8 +16,6 @@ from devplugin.sources import changes_in
 from devplugin.testing import FakeKubelet, Serve
 
 PRINTER = "example.com/printer"
-
-pytestmark = pytest.mark.asyncio  # not needed where pytest's configuration says asyncio_mode = auto
 
 
 class Printers(DevicePluginBase):

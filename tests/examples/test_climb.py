@@ -204,6 +204,7 @@ def test_the_tests(tmp_path: Path) -> None:
         return done.stdout
 
     assert re.search(r"^6 passed in", run(file), re.MULTILINE)
+    (tmp_path / "pytest.ini").write_text(file.with_name("pytest.ini").read_text())
     broken = tmp_path / "broken.py"
     text = file.read_text()
     assert "if name in off else" in text
