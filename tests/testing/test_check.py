@@ -97,6 +97,13 @@ async def test_a_class_is_no_plugin() -> None:
         await check_plugin(Good)  # type: ignore[arg-type]  # what is tested
 
 
+@pytest.mark.asyncio
+async def test_two_plugins_of_one_resource() -> None:
+    """A kubelet would take the second one for the successor of the first."""
+    with pytest.raises(ConfigurationError, match=r"two plugins for the resource 'example\.com/good'"):
+        await check_plugin(Good(), Good())
+
+
 def test_a_class_is_checked_without_an_instance() -> None:
     """Names, signatures and what is async."""
 
@@ -191,7 +198,7 @@ async def test_a_device_that_is_taken_away(tmp_path: Path, *, forgets: bool, cod
     async def unplug() -> None:
         (folder / "a").unlink()
 
-    found = await check_plugin(Follows(folder, forgets=forgets), unplug=unplug, watch_s=0)
+    found = await check_plugin(Follows(folder, forgets=forgets), SampleDevices(), unplug=unplug, watch_s=0)
     assert [finding.code for finding in found] == codes
 
 

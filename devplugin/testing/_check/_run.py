@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,9 +43,9 @@ async def check_plugin(
 
     Args:
         plugin: The plugin. It is enumerated, and then served; it can be used afterwards.
-        others: Those that run beside it on a node, each of another resource.
+        others: Those that run beside it on a node, each of another resource; they are checked one after the other.
         ignore: The rules that are not to be looked at, by their code, and for each the reason.
-        unplug: Takes a device of the plugin away, to see what the plugin makes of that. It may be a coroutine function.
+        unplug: Takes a device of the first plugin away, to see what that makes of it. It may be a coroutine function.
         host_root: Where the file system of the node is to be seen, its sysfs in it.
         version: Whose behaviour the kubelet shows.
         watch_s: How long to look on, after all else, at the lists that come by themselves, in seconds.
@@ -54,16 +55,19 @@ async def check_plugin(
         What was found, by code; nothing when all is well.
 
     Raises:
-        ConfigurationError: A code to ignore is unknown or has no reason, or a plugin is none.
+        ConfigurationError: A code to ignore is unknown or has no reason, a plugin is none, or two are of one resource.
         ValueError: The version is not known.
     """
     ignored = reasons_to_ignore(ignore)
     plugins = (plugin, *others)
     founds = [_by_itself(each) for each in plugins]
+    _check_names(plugins)
     settings = Settings(host_root=Path(host_root), watch_s=watch_s, patience_s=patience_s, unplug=unplug)
     with TemporaryDirectory(prefix="dp-check-") as directory, _watching(plugins, founds[0]):
         async with FakeKubelet(directory, version) as kubelet:
-            courses = [Course(kubelet, each, found, settings) for each, found in zip(plugins, founds, strict=True)]
+            courses = [Course(kubelet, plugin, founds[0], settings)]
+            alone = replace(settings, unplug=None)
+            courses += [Course(kubelet, each, found, alone) for each, found in zip(others, founds[1:], strict=True)]
             for course in courses:
                 await course.run()
     findings = {finding for found in founds for finding in found.all()} | {*_side_by_side(courses, founds)}
@@ -79,6 +83,13 @@ def _by_itself(plugin: DevicePluginBase[Any]) -> Found:
     found = Found(plugin)
     found.take([*check_class(type(plugin)), *check_instance(plugin)])
     return found
+
+
+def _check_names(plugins: Sequence[DevicePluginBase[Any]]) -> None:
+    names = [getattr(each, "resource_name", None) for each in plugins]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise ConfigurationError(f"two plugins for the resource {name!r}: a resource has one plugin on a node")
 
 
 @contextmanager
