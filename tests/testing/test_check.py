@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ from devplugin.testing._check._blocking import Watchdog
 from devplugin.testing._check._course import Course, Settings
 from devplugin.testing._check._found import Found
 from devplugin.testing._check._hooks import HookCalls
+from devplugin.testing._check._places import place_of_frame
 from devplugin.testing._client import PluginClient
 from devplugin.testing._records import Records
 from examples.sample_device.__main__ import SampleDevices
@@ -357,6 +359,13 @@ async def test_a_loop_that_is_kept_waiting_for_a_processor(monkeypatch: pytest.M
     breach = next(breach for breach in BREACHES if breach.code == "DP401")
     monkeypatch.setattr(Watchdog, "_waited_s", lambda _: time.monotonic())
     assert await check_plugin(breach.plugin(), watch_s=0) == []
+
+
+def test_whose_code_a_frame_is_in() -> None:
+    """The innermost that is neither Python's, nor installed, nor ours; the program that runs the loop has no part in it."""
+    place = json.loads("1", parse_int=lambda _: place_of_frame(sys._getframe(), frozenset()))
+    assert str(place).startswith("test_whose_code_a_frame_is_in.<locals>.<lambda> (")
+    assert place_of_frame(None, frozenset()) is None
 
 
 def test_how_long_a_thread_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
