@@ -251,7 +251,6 @@ class PodResourcesClient:
         except OSError as error:
             raise KubeletUnavailable(f"nobody listens on {self._path}: {error.strerror or error}") from error
         except (StreamTerminatedError, ProtocolError) as error:
-            self.close()
             raise KubeletUnavailable(f"what listens on {self._path} went away during the call ({error})") from error
 
 

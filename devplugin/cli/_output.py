@@ -30,6 +30,8 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 T = TypeVar("T")
 
+# The first asks for the end, the second breaks into what blocks; who sends a third does not want to wait for the rest.
+_PATIENCE_SIGNALS = 2
 _UNWRAPPED = 10_000  # columns: what is not read on a terminal is not broken into lines
 
 
@@ -101,7 +103,7 @@ def run_interruptibly(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run ``main`` to its end. SIGINT, SIGTERM or SIGHUP (the terminal has gone) cancels it, and the next one breaks into
     whatever blocks the loop.
 
-    However it ends, what it opened is closed: it is run until it has ended.
+    It is run until it has ended and closed what it opened, unless a third signal comes.
 
     Raises:
         KeyboardInterrupt: A signal ended it.
@@ -109,22 +111,29 @@ def run_interruptibly(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         task = loop.create_task(main())
-        with _cancelled_by_signals(task):
+        with _cancelled_by_signals(task) as signals:
             while not task.done():
                 try:
                     loop.run_until_complete(asyncio.wait([task]))
-                except KeyboardInterrupt:  # out of what blocked; the rest ends in its order
-                    task.cancel()
+                except (
+                    KeyboardInterrupt
+                ):  # out of what blocked, or passed on by who waited for that: the rest ends in its order
+                    if len(signals) > _PATIENCE_SIGNALS:
+                        raise
     if task.cancelled() or isinstance(task.exception(), KeyboardInterrupt):
         raise KeyboardInterrupt
     return task.result()
 
 
 @contextmanager
-def _cancelled_by_signals(task: asyncio.Task[Any]) -> Iterator[None]:
+def _cancelled_by_signals(task: asyncio.Task[Any]) -> Iterator[Sequence[int]]:
+    """The first signal cancels the task, those after it are a KeyboardInterrupt; all that have come."""
+    signals: list[int] = []
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if task.cancelling() or task.done():
+        del frame
+        signals.append(number)
+        if len(signals) > 1:
             raise KeyboardInterrupt
         task.cancel()
         task.get_loop().call_soon_threadsafe(lambda: None)  # wakes the loop
@@ -135,7 +144,7 @@ def _cancelled_by_signals(task: asyncio.Task[Any]) -> Iterator[None]:
         if number == signal.SIGTERM or handler is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

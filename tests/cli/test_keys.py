@@ -102,18 +102,42 @@ def test_a_signal_cancels_it_and_the_next_breaks_in(number: signal.Signals) -> N
         os.kill(os.getpid(), number)
         time.sleep(60)  # noqa: ASYNC251  (what must not be done)
 
-    async def work() -> None:
-        beside = asyncio.create_task(blocks())
+    async def waits_for(other: asyncio.Task[None]) -> None:
         try:
-            await asyncio.wait([beside])
+            await asyncio.wait([other])
+        finally:  # as serve() does: it raises what it has waited for
+            await asyncio.sleep(0)
+            other.result()
+
+    async def work() -> None:
+        beside = asyncio.create_task(waits_for(asyncio.create_task(blocks())))
+        try:
             await asyncio.Event().wait()
         finally:
+            await asyncio.wait([beside])
             await asyncio.sleep(0)
             closed.append(True)
 
     with pytest.raises(KeyboardInterrupt):
         run_interruptibly(work)
     assert closed == [True]
+
+
+def test_the_third_signal_waits_for_nothing() -> None:
+    """Clearing up may hang."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptibly(work)
 
 
 def test_a_signal_while_it_waits() -> None:

@@ -164,6 +164,16 @@ def test_a_folder_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPat
     assert (result.exit_code, result.stderr) == (1, "Error: Cannot make serial-ports: Permission denied.\n")
 
 
+def test_what_tools_leave_in_the_template_is_no_part_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout, linters have their caches there."""
+    for path in (".ruff_cache/x", "__pycache__/y.pyc", "dot-github/z"):
+        file = folder / "template" / path
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"\xff" if path != "dot-github/z" else b"text")
+    monkeypatch.setattr(_new, "files", lambda _: folder)
+    assert [*_new._template()] == [(".github/z", "text")]
+
+
 def test_the_template_needs_this_version() -> None:
     """The range in the project's metadata has the version that writes it."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
