@@ -72,8 +72,10 @@ async def test_serial_ports(kubelet: FakeKubelet, serve: Serve, tmp_path: Path) 
 @pytest.mark.asyncio
 async def test_a_serial_port_that_has_just_gone(kubelet: FakeKubelet, serve: Serve, tmp_path: Path) -> None:
     """A link that leads nowhere is refused with a sentence."""
-    (tmp_path / "usb-scale").symlink_to("../ttyUSB7")
-    await serve(example("02_serial_ports").SerialPorts(tmp_path))
+    by_id = tmp_path / "by-id"
+    by_id.mkdir()
+    (by_id / "usb-scale").symlink_to("../ttyUSB7")
+    await serve(example("02_serial_ports").SerialPorts(by_id))
     pod = await kubelet.create_pod("pod", {"example.com/serial": 1}).failed()
     assert "Serial port usb-scale has just been unplugged" in pod.message
 
