@@ -115,9 +115,7 @@ def run_interruptibly(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
             while not task.done():
                 try:
                     loop.run_until_complete(asyncio.wait([task]))
-                except (
-                    KeyboardInterrupt
-                ):  # out of what blocked, or passed on by who waited for that: the rest ends in its order
+                except KeyboardInterrupt:  # out of what blocked, or of who waited for that: the rest ends in order
                     if len(signals) > _PATIENCE_SIGNALS:
                         raise
     if task.cancelled() or isinstance(task.exception(), KeyboardInterrupt):
