@@ -37,7 +37,7 @@ same-python:
 endif
 
 test: $(READY) ## run the tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto
 
 check: $(READY) ## everything that must hold before a commit
 	@$(BIN)/ruff format --check .

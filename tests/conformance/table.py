@@ -164,11 +164,7 @@ class Table:
         return f"| {' | '.join([*first, *(f'`{self.outcome(row, each).value}`' for each in KUBELETS)])} |"
 
 
-_INTRODUCTION = """---
-orphan: true
----
-
-# Conformance
+_INTRODUCTION = """# Conformance
 
 Every promise of this framework is a case: a few lines that run a plugin under a kubelet and say what must come of it. Each
 case runs, with the same expectation, on the kubelets' own device managers (Kubernetes' code, built from its releases) and on

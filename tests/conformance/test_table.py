@@ -1,12 +1,13 @@
 """The table of the conformance suite, from made-up reports."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.conformance.kubelet import KUBELETS, VERSIONS, KubeletId, Version
 from tests.conformance.registry import Case, Need, all_cases, case, since
-from tests.conformance.table import Outcome, Table
+from tests.conformance.table import PAGE, Outcome, Table
 
 REAL_36 = KubeletId("real", Version.of("1.36"))
 
@@ -31,6 +32,17 @@ def test_a_full_table_is_a_page(full: Table) -> None:
     assert all(f"| {version} | {version}.9 | yes |" in page for version in VERSIONS)
     assert "`X`" not in page.partition("## Proven")[2]
     assert "the fake kubelet has no topology manager (`hints_name_the_nodes`" in page
+
+
+def test_the_documentation_is_of_this_suite(full: Table) -> None:
+    """Its page has every case, and all of them held. Else: make conformance, and again with --write-docs."""
+    assert _without_date_and_patch(PAGE.read_text()) == _without_date_and_patch(full.page())
+
+
+def _without_date_and_patch(page: str) -> str:
+    return re.sub(
+        r"(?m)^\| (1\.\d+) \| \1\.\d+ ", r"| \1 | \1 ", re.sub(r"By the run of [\d-]+", "By the run of", page)
+    )
 
 
 def test_a_difference_is_shown_and_proves_nothing(full: Table) -> None:
