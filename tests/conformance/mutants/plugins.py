@@ -125,7 +125,7 @@ def does_not_notice_the_end_of_its_stream(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_service.Service, "stream_ended", property(lambda _: False, _does_nothing), raising=False)
 
 
-@mutant("a_second_instance_leaves_again", "real-1.36", "4 of example.com/widget|Counts", subject="ours")
+@mutant("a_second_instance_leaves_again", "real-1.36", "no 3 registrations", subject="ours")
 def does_not_care_for_its_siblings(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_siblings.Siblings, "all_gone_s", lambda _: math.inf)
 
