@@ -114,7 +114,8 @@ def test_the_ci_script_stops_at_the_first_failure(tmp_path: Path) -> None:
     done = subprocess.run(["bash", script], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 2  # make's
     assert "tested" in done.stdout
-    assert "make check: FAILED" in done.stdout
+    assert "twice make check: FAILED" in done.stdout
+    assert done.stdout.count("checking") == 2
     assert "played" not in done.stdout
 
 
