@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Effort:
     """How often each thing is measured, and up to which sizes."""
 
-    rounds: int = 7
-    starts: int = 20
+    rounds: int = 5
+    starts: int = 15
     idle_s: float = 10.0
     restarts: int = 200
     slow_restarts: int = 3
@@ -19,7 +19,7 @@ class Effort:
     change_lengths: tuple[int, ...] = (10_000, 100_000)
     stall_length: int = 100_000
     flaps: int = 3_600
-    growth_devices: tuple[int, ...] = (1, 10, 100, 1_000, 10_000, 30_000, 60_000, 110_000)
+    growth_devices: tuple[int, ...] = (1, 100, 1_000, 10_000, 30_000, 60_000, 110_000)
     growth_resources: tuple[int, ...] = (1, 10, 50, 100, 200)
 
 
