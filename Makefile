@@ -65,7 +65,7 @@ e2e: $(READY) ## the whole scenario on a real node, in namespaces (needs root an
 	@tests/e2e/run
 	@$(PY) -m pytest -m e2e tests/e2e
 
-bench: ## measure it beside other ways to write a device plugin (needs Go; an hour)
+bench: ## measure it beside other ways to write a device plugin (needs Go; half an hour)
 	@PYTHON=$(PYTHON) benchmarks/run
 
 demo: $(READY) ## play the whole scenario with the sample plugin on an embedded kubelet
