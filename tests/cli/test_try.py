@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -355,8 +356,11 @@ HANGS = {
         ("while the kubelet allocates", signal.SIGTERM),
     ],
 )
-def test_a_signal_at_any_moment(start: Start, folder: Path, moment: str, number: signal.Signals) -> None:
+def test_a_signal_at_any_moment(
+    request: pytest.FixtureRequest, start: Start, folder: Path, moment: str, number: signal.Signals
+) -> None:
     """Status 130, nothing said, nothing left."""
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))  # nohup ignores SIGHUP
     if moment == "while it is imported":
         (folder / "hangs.py").write_text(HANGS[moment])
     else:
