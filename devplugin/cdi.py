@@ -404,6 +404,7 @@ class SpecFile:
         self._annotations = annotations
         self._file = OwnedFile(Path(directory) / _file_name(kind))
         self._spec: Spec | None = None
+        self._names: frozenset[str] | None = None  # of the last list; None before the first
 
     def __repr__(self) -> str:
         return f"SpecFile({str(self.path)!r}, {len(self._spec.devices) if self._spec else 0} devices)"
@@ -418,7 +419,7 @@ class SpecFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.end()
-        self._spec = None
+        self._spec = self._names = None
 
     def write(self, devices: Iterable[Device]) -> None:
         """Let these be the devices of the kind: all there are, as a list that ``devices()`` yields.
@@ -430,6 +431,7 @@ class SpecFile:
         """
         listed, last = tuple(devices), self._spec
         self._spec = Spec(self.kind, listed, self._edits, self._annotations) if listed else None
+        self._names = frozenset(device.name for device in listed)
         if self._spec is None:
             self._file.remove()
         elif self._spec != last or not self._file.is_there():
@@ -450,12 +452,9 @@ class SpecFile:
             AllocationError: The last list that was written has no such device.
         """
         names = [device if isinstance(device, str) else device.id for device in devices]
+        if self._names is not None and (unknown := {*names} - self._names):
+            raise AllocationError(f"{self.kind} has no CDI device {', '.join(sorted(unknown))} on this node any more")
         if self._spec is not None:
-            unknown = {*names} - {device.name for device in self._spec.devices}
-            if unknown:
-                raise AllocationError(
-                    f"{self.kind} has no CDI device {', '.join(sorted(unknown))} on this node any more"
-                )
             self.write(self._spec.devices)
         return [qualified_name(self.kind, name) for name in names]
 

@@ -7,9 +7,10 @@ what it leaves to choose, the plugin says which devices it would take.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from devplugin import Allocation, Device, DeviceNode, DevicePluginBase, PreferredAllocationRequest, run
+from devplugin import Allocation, Device, DeviceNode, DevicePluginBase, Health, PreferredAllocationRequest, run
 from devplugin.policies import aligned
 from devplugin.sources import every
 from devplugin.topology import numa_nodes_of_pci
@@ -22,8 +23,11 @@ class Accelerators(DevicePluginBase):
         self._sysfs = sysfs
 
     async def devices(self) -> AsyncIterator[list[Device]]:
+        known: dict[str, Device] = {}
         async for _ in every(60.0):
-            yield [self._device(node) for node in sorted(self._sysfs.glob("class/accel/accel*"))]
+            there = {device.id: device for device in map(self._device, self._sysfs.glob("class/accel/accel*"))}
+            known |= there  # one that is gone is unhealthy, not left out: a pod may have it
+            yield [known[i] if i in there else replace(known[i], health=Health.UNHEALTHY) for i in sorted(known)]
 
     def _device(self, node: Path) -> Device:
         address = (node / "device").resolve().name

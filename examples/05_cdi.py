@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from devplugin import Allocation, Device, DevicePluginBase, cdi, run
+from devplugin import Allocation, Device, DevicePluginBase, Health, cdi, run
 from devplugin.sources import changes_in
 
 
@@ -25,10 +25,14 @@ class RenderNodes(DevicePluginBase):
 
     async def devices(self) -> AsyncIterator[list[Device]]:
         with self._spec:
+            known: dict[str, cdi.Device] = {}
             async for _ in changes_in(self._directory, at_least_every_s=30.0):
-                nodes = sorted(self._directory.glob("renderD*"))
-                self._spec.write([cdi.Device(node.name, edits_for(node)) for node in nodes])
-                yield [Device(node.name) for node in nodes]
+                there = {path.name: cdi.Device(path.name, edits_for(path)) for path in self._directory.glob("renderD*")}
+                known |= there  # one that is gone is unhealthy, not left out: a pod may have it
+                self._spec.write(known[name] for name in sorted(known))
+                yield [
+                    Device(name, health=Health.HEALTHY if name in there else Health.UNHEALTHY) for name in sorted(known)
+                ]
 
     async def allocate(self, devices: Sequence[Device]) -> Allocation:
         return Allocation(cdi_devices=self._spec.names(devices))

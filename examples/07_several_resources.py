@@ -8,7 +8,7 @@ They share the event loop and one inotify instance, and each has a connection to
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from devplugin import Device, DevicePluginBase, run
+from devplugin import Device, DevicePluginBase, Health, run
 from devplugin.sources import changes_in
 
 
@@ -21,8 +21,14 @@ class Nodes(DevicePluginBase):
         self._directory = directory
 
     async def devices(self) -> AsyncIterator[list[Device]]:
+        known: set[Path] = set()
         async for _ in changes_in(self._directory, at_least_every_s=30.0):
-            yield [Device.at(str(path)) for path in sorted(self._directory.glob(self._pattern))]
+            there = {*self._directory.glob(self._pattern)}
+            known |= there  # one that is gone is unhealthy, not left out: a pod may have it
+            yield [
+                Device.at(str(path), health=Health.HEALTHY if path in there else Health.UNHEALTHY)
+                for path in sorted(known)
+            ]
 
 
 if __name__ == "__main__":

@@ -323,6 +323,10 @@ def test_names_for_allocate(specs: Path) -> None:
             AllocationError, match=r"^example\.com/gpu has no CDI device gpu-8, gpu-9 on this node any more$"
         ):
             file.names(["gpu-9", "gpu-0", "gpu-8"])
+        file.write([])
+        with pytest.raises(AllocationError, match="has no CDI device gpu-0 on this node any more"):
+            file.names(["gpu-0"])
+    assert file.names(["gpu-9"]) == ["example.com/gpu=gpu-9"]
     assert cdi.qualified_name(KIND, "gpu-0") == "example.com/gpu=gpu-0"
 
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Plugin = DevicePluginBase[Any]
 
 # Frames before the author's own code: ours, and those of the import.
-_NOT_THE_AUTHORS = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen importlib")
+_NOT_THE_AUTHORS = (f"{Path(__file__).parents[1]}{os.sep}", str(Path(importlib.__file__).parent), "<frozen importlib")
 
 
 class Unusable(click.ClickException):

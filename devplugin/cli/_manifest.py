@@ -107,7 +107,13 @@ class HostMount:
 
 def _mounts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[HostMount, ...]:
     """The values of ``--mount``, each once."""
-    return tuple(dict.fromkeys(_mount(value, ctx, param) for value in values))
+    mounts = tuple(dict.fromkeys(_mount(value, ctx, param) for value in values))
+    places = {_KUBELET_VOLUME: DEVICE_PLUGIN_DIRECTORY}
+    for mount in mounts:
+        if other := places.get(mount.volume):
+            raise click.BadParameter(f"{mount.path} and {other} would be one volume, {mount.volume}.", ctx, param)
+        places[mount.volume] = mount.path
+    return mounts
 
 
 def _mount(value: str, ctx: click.Context, param: click.Parameter) -> HostMount:

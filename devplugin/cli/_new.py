@@ -23,7 +23,22 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _NAME_MAX = 30
 _PATTERN = re.compile(r"[A-Za-z0-9_.-]*\*[A-Za-z0-9_.-]*")
 # Names that another module of the project's has already.
-_TAKEN = {"devplugin", "pytest_devplugin", "tests", "test"}
+_TAKEN = {
+    *(
+        "devplugin",
+        "pytest_devplugin",
+        "tests",
+        "test",
+        "anyio",
+        "betterproto2",
+        "click",
+        "grpclib",
+        "h2",
+        "hatchling",
+        "hpack",
+    ),
+    *("hyperframe", "mypy", "pytest", "pytest_asyncio", "rich", "ruff", "yaml"),
+}
 # How a file or folder begins in the template whose name begins with a dot: no tool takes it for its own there.
 _DOT = "dot-"
 
@@ -150,9 +165,10 @@ def _next_steps(name: str) -> list[str]:
     return [
         f"cd {name}",
         "python3 -m venv .venv && . .venv/bin/activate",
-        "pip install --upgrade 'pip>=25.1' && pip install --group dev --editable .",
+        "pip wheel --no-deps --wheel-dir wheels ../devplugin   # your checkout: where pip finds no devplugin",
+        "pip install --upgrade 'pip>=25.1' && pip install --find-links wheels --group dev --editable .",
         "pytest",
         f"devplugin try src/{package}/plugin.py",
         "",
-        "README.md says the rest: where pip finds devplugin, what to try without a device, and how it comes to the nodes.",
+        "README.md says the rest: what to try without a device, and how it comes to the nodes.",
     ]

@@ -118,6 +118,9 @@ def test_names_that_yaml_would_read_as_something_else(run: Run, name: str) -> No
         (["--image", "x", "--mount", "/a/../etc"], "is not the absolute path"),
         (["--image", "x", "--mount", "/dev:w"], "what follows the ':' is rw or ro"),
         (["--image", "x", "--mount", f"{DEVICE_PLUGIN_DIRECTORY}/"], "is mounted in any case"),
+        (["--image", "x", "--mount", "/device-plugins"], "would be one volume, device-plugins."),
+        (["--image", "x", "--mount", "/dev", "--mount", "/dev:rw"], "/dev and /dev would be one volume, dev."),
+        (["--image", "x", "--mount", "/a/b", "--mount", "/a-b"], "/a-b and /a/b would be one volume, a-b."),
         (["--image", "x", "--kubelet-dir", "here"], "the kubelet's directory 'here' is not usable"),
     ],
 )

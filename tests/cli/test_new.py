@@ -124,6 +124,7 @@ def test_nothing_is_overwritten(run: Run, folder: Path) -> None:
         (["1a"], "is not usable"),
         (["a" * 31], "is not usable"),
         (["json"], "the name 'json' is not usable: Python or the project has another json"),
+        (["pytest"], "the name 'pytest' is not usable: Python or the project has another pytest"),
         (["async"], "is not usable"),
         (["devplugin"], "is not usable"),
         (["a", "--resource", "a"], "resource name 'a' is not usable"),

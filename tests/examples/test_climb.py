@@ -230,10 +230,14 @@ def on_a_bench(directory: Path) -> dict[str, DevicePluginBase[Any]]:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("number", ["02", "03", "05", "06", "07"])
-async def test_the_check_finds_nothing(number: str, directory: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "unplugged"),
+    [("02", "by-id/usb-scale"), ("03", None), ("05", "renderD128"), ("06", "ttyUSB0"), ("07", "ttyUSB0")],
+)
+async def test_the_check_finds_nothing(number: str, unplugged: str | None, directory: Path) -> None:
     """What authors copy from breaks no rule (ids are made of paths, so the folder's is a short one)."""
-    assert await check_plugin(on_a_bench(directory)[number]) == []
+    plugin = on_a_bench(directory)[number]
+    assert await check_plugin(plugin, unplug=(directory / unplugged).unlink if unplugged else None) == []
 
 
 # All ------------------------------------------------------------------------------------------------------------------

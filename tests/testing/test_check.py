@@ -366,6 +366,12 @@ def test_whose_code_a_frame_is_in() -> None:
     place = json.loads("1", parse_int=lambda _: place_of_frame(sys._getframe(), frozenset()))
     assert str(place).startswith("test_whose_code_a_frame_is_in.<locals>.<lambda> (")
     assert place_of_frame(None, frozenset()) is None
+    for folder, is_the_authors in (("devplugin", False), ("devplugin_serial", True)):
+        file = str(ROOT / folder / "ports.py")
+        frame = eval(compile("__import__('sys')._getframe()", file, "eval"))
+        place = place_of_frame(frame, frozenset())
+        assert place is not None
+        assert (place.file == file) is is_the_authors
 
 
 def test_how_long_a_thread_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:

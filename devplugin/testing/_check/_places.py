@@ -1,6 +1,7 @@
 """Whose code a frame or an error is in, and where."""
 
 import linecache
+import os
 import traceback
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import devplugin
 
 __all__ = ["Place", "place_of_error", "place_of_frame"]
 
-_OURS = str(Path(devplugin.__file__).parent)
+_OURS = f"{Path(devplugin.__file__).parent}{os.sep}"
 _CHECK = str(Path(__file__).parent)
 _STANDARD = (get_path("stdlib"), get_path("platstdlib"), "<")  # "<string>" is a dataclass's __init__, whoever's it is
 _INSTALLED = ("site-packages", "dist-packages")

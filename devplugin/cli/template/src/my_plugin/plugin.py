@@ -1,11 +1,11 @@
 """The devices of this node, and what a container gets with them."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from devplugin import Allocation, Device, DeviceNode, DevicePluginBase, Health
+from devplugin.sources import every
 
 # Which nodes in /dev are the devices.
 PATTERN = "ttyUSB*"
@@ -23,11 +23,10 @@ class MyPlugin(DevicePluginBase):
 
     async def devices(self) -> AsyncIterator[list[Device]]:
         known: set[Path] = set()
-        while True:
+        async for _ in every(self._interval_s):
             there = {*self._directory.glob(PATTERN)}
             known |= there  # one that is gone is unhealthy, not left out: a pod may have it
             yield [self._device(path, is_there=path in there) for path in sorted(known)]
-            await asyncio.sleep(self._interval_s)
 
     def _device(self, path: Path, *, is_there: bool) -> Device:
         node = DeviceNode(f"/dev/{path.name}", str(path))
