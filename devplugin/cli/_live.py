@@ -14,7 +14,7 @@ from rich.text import Text
 
 from devplugin.cli._answer import answer
 from devplugin.cli._keys import Key, Keyboard
-from devplugin.cli._output import health_text, plain, simple_table
+from devplugin.cli._output import counted, health_text, plain, simple_table
 from devplugin.cli._trial import Trial
 
 __all__ = ["play"]
@@ -111,7 +111,7 @@ class _Screen:
             counts = "not announced to this kubelet yet" if kubelet.is_running else "the kubelet is stopped"
         else:
             free = len(seen.healthy - self._holders().keys())
-            counts = f"{seen.capacity} devices, {seen.allocatable} healthy, {free} free"
+            counts = f"{counted(seen.capacity)}, {seen.allocatable} healthy, {free} free"
         title = Text.assemble((trial.resource, "bold"), f": {counts}; Kubernetes {kubelet.version}")
         title.no_wrap, title.overflow = True, "ellipsis"
         return title

@@ -16,6 +16,7 @@ from rich.text import Text
 
 __all__ = [
     "console",
+    "counted",
     "device_table",
     "example",
     "health_text",
@@ -66,6 +67,11 @@ def print_json(document: object, *, lines: bool = False, file: TextIO | None = N
 def plain(text: str) -> str:
     """A text of somebody else's without what would move a terminal's cursor."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def counted(devices: int) -> str:
+    """So many devices, in words."""
+    return "1 device" if devices == 1 else f"{devices} devices"
 
 
 def health_text(health: str) -> Text:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from devplugin import DevicePluginBase, DevicePluginError
+from devplugin.cli._output import counted
 from devplugin.testing import ConditionNotMet, FakeKubelet, Pod, Registration, Snapshot, Waiting
 
 __all__ = ["Trial", "TrialError", "refusal"]
@@ -88,7 +89,7 @@ class Trial:
         pod = self.kubelet.create_pod(f"pod-{self._pods}", {self.resource: count})
         await self.kubelet.until(
             lambda: pod.containers["main"].ready or refusal(pod),
-            f"An answer for {count} devices",
+            f"An answer for {counted(count)}",
             timeout_s=self.plugin.allocate_timeout_s
             + self.plugin.preferred_allocation_timeout_s
             + self.plugin.pre_start_container_timeout_s

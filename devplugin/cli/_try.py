@@ -19,6 +19,7 @@ from devplugin.cli._live import play
 from devplugin.cli._load import authors_traceback, load_plugin, plugin_argument
 from devplugin.cli._output import (
     console,
+    counted,
     device_table,
     example,
     output_option,
@@ -161,7 +162,7 @@ def _document(trial: Trial, pods: Sequence[Pod]) -> object:
 
 def _print_devices(out: Console, trial: Trial) -> None:
     listed = trial.devices
-    out.print(f"{trial.resource}: {len(listed.devices)} devices")
+    out.print(f"{trial.resource}: {counted(len(listed.devices))}")
     if listed.devices:
         rows = ((name, health, listed.numa_nodes.get(name, ())) for name, health in listed.devices.items())
         out.print(device_table(rows))

@@ -8,6 +8,7 @@ import select
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -202,14 +203,15 @@ def terminal(folder: Path) -> Open:
     return open_terminal
 
 
-def left_behind() -> set[Path]:
-    """The directories of trials that are there."""
-    return {*Path("/tmp").glob("devplugin-*")}
-
-
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
-    """The trials of a test leave no directory behind."""
-    before = left_behind()
+def nothing_left(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The trials of a test leave no directory behind in theirs."""
+    tmp_path_factory.getbasetemp()  # while the directory for it is the usual one
+    trials = directory / "t"
+    trials.mkdir()
+    monkeypatch.setenv("TMPDIR", str(trials))
+    monkeypatch.setattr(tempfile, "tempdir", str(trials))
     yield
-    assert left_behind() <= before
+    assert [*trials.iterdir()] == []

@@ -465,7 +465,7 @@ def test_an_interrupt_while_the_kubelet_allocates(terminal: Open, folder: Path) 
     """It is said what is waited for; the end is quick all the same."""
     plugin(folder, "hangs.py", HANGS["while the kubelet allocates"].replace("    print('begun', flush=True)\n", ""))
     with terminal("try", "hangs.py") as shown:
-        shown.expect("1 devices, 1 healthy")
+        shown.expect("1 device, 1 healthy")
         shown.press("allocate 1\r")
         shown.expect("the kubelet allocates 1 ... >")
         shown.press("\x03")
@@ -487,7 +487,7 @@ def test_a_plugin_that_ends_at_the_prompt(terminal: Open, folder: Path) -> None:
         folder, "ends.py", "async def devices(self):\n    yield [Device('a')]\n    await asyncio.sleep(1)\n    1 / 0"
     )
     with terminal("try", "ends.py") as shown:
-        shown.expect("1 devices, 1 healthy")
+        shown.expect("1 device, 1 healthy")
         assert shown.end() == 1
         assert shown.is_as_before()
         assert "ZeroDivisionError: division by zero" in shown.text()
