@@ -57,6 +57,7 @@ _OPTIONS = ("pre_start_required", "get_preferred_allocation_available")
     multiple=True,
     help="Give a pod so many devices, show what its container gets, and end. Several times: several pods.",
 )
+@click.option("--free", is_flag=True, help="With --allocate: free each pod's devices before the next one comes.")
 @click.option(
     "--kubernetes",
     "version",
@@ -76,7 +77,14 @@ _OPTIONS = ("pre_start_required", "get_preferred_allocation_available")
 )
 @output_option("one JSON document, without a prompt or a program")
 def command(
-    plugin: str, program: tuple[str, ...], counts: tuple[int, ...], version: str, within_s: float, output: str
+    plugin: str,
+    program: tuple[str, ...],
+    counts: tuple[int, ...],
+    version: str,
+    within_s: float,
+    output: str,
+    *,
+    free: bool,
 ) -> None:
     """Try a plugin on a kubelet inside this command: no node, no cluster, no root.
 
@@ -105,10 +113,10 @@ def command(
             if is_prompt and out:
                 await play(trial, out)
                 return 0
-            pods = await _show(trial, counts, out)
+            answers = await _show(trial, counts, out, free=free)
             if out is None:
-                print_json(_document(trial, pods), file=stdout)
-            return _FAILED if any(map(refusal, pods)) else 0
+                print_json(_document(trial, answers), file=stdout)
+            return _FAILED if any(answer["refused"] for answer in answers) else 0
 
     try:
         # What the plugin prints is not the output; the prompt has it above its table.
@@ -140,14 +148,20 @@ async def _allocate(trial: Trial, count: int, out: Console | None) -> Pod:
     return pod
 
 
-async def _show(trial: Trial, counts: Sequence[int], out: Console | None) -> list[Pod]:
-    """A pod for each count; shown with the devices, if there is where to."""
+async def _show(trial: Trial, counts: Sequence[int], out: Console | None, *, free: bool) -> list[dict[str, object]]:
+    """What a pod for each count got; shown with the devices, if there is where to."""
     if out is not None:
         _print_devices(out, trial)
-    return [await _allocate(trial, count, out) for count in counts]
+    answers = []
+    for count in counts:
+        pod = await _allocate(trial, count, out)
+        answers.append(answer_document(pod, trial.resource))
+        if free:
+            pod.delete()
+    return answers
 
 
-def _document(trial: Trial, pods: Sequence[Pod]) -> object:
+def _document(trial: Trial, answers: Sequence[dict[str, object]]) -> object:
     listed = trial.devices
     return {
         "resource": trial.resource,
@@ -156,7 +170,7 @@ def _document(trial: Trial, pods: Sequence[Pod]) -> object:
             {"id": device_id, "health": health, "numa_nodes": listed.numa_nodes.get(device_id, ())}
             for device_id, health in listed.devices.items()
         ],
-        "pods": [answer_document(pod, trial.resource) for pod in pods],
+        "pods": answers,
     }
 
 

@@ -1,6 +1,7 @@
 """``devplugin run``: plugins on a kubelet's directory."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def test_a_plugin_that_cannot_go_on_is_status_one(folder: Path, start: Start) ->
         output, log = process.communicate(timeout=20)
     assert (process.returncode, output) == (1, "")
     assert "CRITICAL devplugin.run: resource name 'seat' is not usable" in log
+
+
+def test_a_log_for_programs(folder: Path, start: Start) -> None:
+    """A document on each line, with the details, and the traceback where there is one."""
+    text = (folder / "seats.py").read_text()
+    (folder / "broken.py").write_text(
+        text.replace("        yield [", "        raise OSError('no seats')\n        yield [")
+    )
+    with start("run", "broken.py", "--kubelet-dir", ".", "--output", "json") as process:
+        output, log = process.communicate(timeout=20)
+    assert (process.returncode, output) == (1, "")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"time", "level", "logger", "message"} <= lines[0].keys()
+    assert lines[-1]["level"] == "CRITICAL"
+    assert lines[-1]["error"].endswith("OSError: no seats")
 
 
 def test_two_of_one_resource(run: Run) -> None:

@@ -93,6 +93,13 @@ def test_several_pods_side_by_side(run: Run) -> None:
     assert "pod-3 is Pending: 0/1 nodes are available: 1 Insufficient example.com/seat." in result.output
 
 
+def test_pods_one_after_the_other(run: Run) -> None:
+    """With --free each pod's devices are there for the next one."""
+    result = run("try", "seats.py", *["--allocate", "1"] * 3, "--free", "--output", "json")
+    assert result.exit_code == 0
+    assert [pod["status"] for pod in json.loads(result.stdout)["pods"]] == ["Running"] * 3
+
+
 def test_a_container_that_cannot_start(run: Run, folder: Path) -> None:
     """The error of PreStartContainer."""
     plugin(
