@@ -213,7 +213,7 @@ class _Signals:
     """SIGINT and SIGTERM are the program's while it runs, and it may end well after one: its own end counts.
 
     At a terminal the program gets Ctrl-C itself; all other signals are passed on. Those that come while it is being started
-    wait for it.
+    wait for it, and so a Ctrl-C of that moment can reach it twice.
     """
 
     def __init__(self) -> None:
