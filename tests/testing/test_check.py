@@ -367,7 +367,7 @@ def test_whose_code_a_frame_is_in() -> None:
     assert str(place).startswith("test_whose_code_a_frame_is_in.<locals>.<lambda> (")
     assert place_of_frame(None, frozenset()) is None
     for folder, is_the_authors in (("devplugin", False), ("devplugin_serial", True)):
-        file = str(ROOT / folder / "ports.py")
+        file = str(ROOT / folder / "__init__.py")
         frame = eval(compile("__import__('sys')._getframe()", file, "eval"))
         place = place_of_frame(frame, frozenset())
         assert place is not None
