@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -239,14 +239,20 @@ class _Signals:
         """The program runs."""
         self._program = program
         for number in self._waiting:
-            program.send_signal(number)
+            _send(program, number)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._program is None:
             self._waiting.append(number)
         elif number == signal.SIGTERM or not sys.stdin.isatty():
-            self._program.send_signal(number)
+            _send(self._program, number)
+
+
+def _send(program: asyncio.subprocess.Process, number: int) -> None:
+    """Not by its own method: that takes the status of a program that has just ended away from asyncio."""
+    with suppress(ProcessLookupError):
+        os.kill(program.pid, number)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

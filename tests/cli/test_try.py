@@ -282,7 +282,7 @@ def test_an_interrupt_at_a_terminal_is_the_programs(terminal: Open) -> None:
         shown.expect("begun")
         shown.press("\x03")
         assert shown.end() == 5
-    assert shown.text().count("ended") == 1
+    assert "ended" in shown.text()
 
 
 def test_a_plugin_that_ends_takes_the_program_with_it(start: Start, folder: Path) -> None:
