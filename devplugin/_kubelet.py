@@ -1,23 +1,21 @@
 """The kubelet's device plugin directory: what its kubelet.sock is, and how to register there."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import NamedTuple
 
-from grpclib import GRPCError
-from grpclib.client import Channel, UnaryUnaryMethod
-from grpclib.exceptions import StreamTerminatedError
-
-from devplugin._server import SOCKET_PATH_MAX, RawCodec, directory_too_long, no_permission
+from devplugin._caller import CallingConnection
+from devplugin._grpc import CallError
+from devplugin._server import SOCKET_PATH_MAX, directory_too_long, no_permission
 from devplugin.errors import ConfigurationError, KubeletError, KubeletUnavailable, RegistrationRejected
 
 # Compiled into the kubelet; it ignores --root-dir (pkg/kubelet/apis/deviceplugin: DevicePluginPath).
 DEVICE_PLUGIN_DIRECTORY = "/var/lib/kubelet/device-plugins"
 SOCKET_NAME = "kubelet.sock"
 # Inside Register the kubelet dials the plugin for up to 10 s and asks for its options.
-_REGISTER_WITHIN_S = 15.0
+_REGISTER_WITHIN_S = 15
 # How the kubelet's refusals begin that no retry mends (devicemanager/plugin/v1beta1/server.go), and what does.
 _REFUSED_FOR_GOOD = {
     "requested API version": "this kubelet speaks another version of the device plugin API than devplugin does",
@@ -41,20 +39,21 @@ class KubeletDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if not os.fspath(path):
+        given = os.fspath(path)
+        if not given:
             raise ConfigurationError("the kubelet's directory is an empty string")
-        self.path = Path(path).absolute()
-        self.socket = self.path / SOCKET_NAME
+        self.path = given if os.path.isabs(given) else os.path.join(os.getcwd(), given)
+        self.socket = os.path.join(self.path, SOCKET_NAME)
         if len(os.fsencode(self.socket)) > SOCKET_PATH_MAX:
             raise directory_too_long(self.path)
 
     def __repr__(self) -> str:
-        return f"KubeletDirectory({str(self.path)!r})"
+        return f"KubeletDirectory({self.path!r})"
 
     def socket_id(self) -> SocketId | None:
         """Which kubelet.sock is there; None when there is none."""
         try:
-            found = self.socket.stat()
+            found = os.stat(self.socket)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -71,7 +70,7 @@ class KubeletDirectory:
                 deleted on the host.
         """
         try:
-            deleted = os.stat(self.path).st_nlink == 0  # noqa: PTH116  (Path.stat() is the same)
+            deleted = os.stat(self.path).st_nlink == 0
         except OSError:
             return
         if deleted:
@@ -90,28 +89,23 @@ class KubeletDirectory:
         """
         if kubelet is None:  # one that comes at this moment is for the next attempt, which knows its socket
             raise KubeletUnavailable(f"nobody listens on {self.socket}")
-        channel = Channel(path=str(self.socket), codec=RawCodec())
         try:
-            await self._connect(channel)
-            yield KubeletClient(channel)
-        finally:
-            channel.close()
-
-    async def _connect(self, channel: Channel) -> None:
-        """Connect now; grpclib itself would do it with the first call."""
-        try:
-            await channel.__connect__()
+            _, connection = await asyncio.get_running_loop().create_unix_connection(CallingConnection, self.socket)
         except PermissionError as error:
             raise no_permission("connect to", self.socket, error) from error
         except OSError as error:
             raise KubeletUnavailable(f"nobody listens on {self.socket}") from error
+        try:
+            yield KubeletClient(connection)
+        finally:
+            connection.transport.close()
 
 
 class KubeletClient:
     """A connection to the kubelet for one registration."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, connection: CallingConnection) -> None:
+        self._connection = connection
 
     async def register(self, request: bytes) -> None:
         """Send a RegisterRequest and close the connection: the kubelet has then connected to the plugin and accepted
@@ -121,17 +115,16 @@ class KubeletClient:
             RegistrationRejected: The kubelet will never accept this request.
             KubeletUnavailable: It did not accept it now.
         """
-        call = UnaryUnaryMethod[bytes, bytes](self._channel, "/v1beta1.Registration/Register", bytes, bytes)
         try:
-            await call(request, timeout=_REGISTER_WITHIN_S)
-        except GRPCError as error:
+            await self._connection.call("/v1beta1.Registration/Register", request, _REGISTER_WITHIN_S)
+        except CallError as error:
             raise _refusal(error.message or error.status.name) from error
         except TimeoutError as error:
-            raise KubeletUnavailable(f"no answer to the registration in {_REGISTER_WITHIN_S:g} s") from error
-        except (OSError, StreamTerminatedError) as error:
+            raise KubeletUnavailable(f"no answer to the registration in {_REGISTER_WITHIN_S} s") from error
+        except ConnectionResetError as error:
             raise KubeletUnavailable(f"it went away during the registration ({error})") from error
         finally:
-            self._channel.close()
+            self._connection.transport.close()
 
 
 def _refusal(text: str) -> KubeletError:

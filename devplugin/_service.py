@@ -7,17 +7,14 @@ and admits no other pod of the node while it waits), and what is wrong with one 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Generic, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
 
-from grpclib import GRPCError, Status
-from grpclib.const import Cardinality
-from grpclib.const import Handler as MappedHandler
-from grpclib.server import Stream
-
+from devplugin._calls import Methods, Send, Unary
 from devplugin._cell import Latest
 from devplugin._claims import Claims
+from devplugin._grpc import CallError, Status
 from devplugin._snapshot import Snapshot
 from devplugin._wire import (
     LIST_BYTES_MAX,
@@ -33,14 +30,15 @@ from devplugin._wire import (
 from devplugin.errors import AllocationError, UnhealthyDevice, UnknownDevice
 from devplugin.model import Allocation, D, Device, Health, PreferredAllocationRequest
 
+T = TypeVar("T")
+
 log = logging.getLogger("devplugin.service")
 
+_PATH = "/v1beta1.DevicePlugin"
 # What reaches an event of a pod; the kubelet adds its own words and the API server cuts at 1,024.
 _MESSAGE_MAX = 800
 # How often a list is looked at again whose devices are being allocated, though it leaves them out.
 _CLAIMED_S = 0.2
-
-RawStream = Stream[bytes, bytes]
 
 
 class Hooks(Protocol[D]):
@@ -81,22 +79,18 @@ class Service(Generic[D]):
     def __repr__(self) -> str:
         return f"Service({self._hooks.resource_name!r}, {len(self._streams)} streams, {self._calls} calls)"
 
-    def __mapping__(self) -> dict[str, MappedHandler]:
-        def unary(answer: Callable[[bytes], Awaitable[bytes]]) -> MappedHandler:
-            async def handle(stream: RawStream) -> None:
-                await self._answer(stream, answer)
-
-            return MappedHandler(handle, Cardinality.UNARY_UNARY, bytes, bytes)
-
-        return {
-            "/v1beta1.DevicePlugin/GetDevicePluginOptions": unary(self._get_device_plugin_options),
-            "/v1beta1.DevicePlugin/ListAndWatch": MappedHandler(
-                self._list_and_watch, Cardinality.UNARY_STREAM, bytes, bytes
-            ),
-            "/v1beta1.DevicePlugin/GetPreferredAllocation": unary(self._get_preferred_allocation),
-            "/v1beta1.DevicePlugin/Allocate": unary(self._allocate),
-            "/v1beta1.DevicePlugin/PreStartContainer": unary(self._pre_start_container),
+    def methods(self) -> Methods:
+        """What the kubelet can call."""
+        unary = {
+            "GetDevicePluginOptions": self._get_device_plugin_options,
+            "GetPreferredAllocation": self._get_preferred_allocation,
+            "Allocate": self._allocate,
+            "PreStartContainer": self._pre_start_container,
         }
+        return Methods(
+            {f"{_PATH}/{name}": self._counted(answer) for name, answer in unary.items()},
+            {f"{_PATH}/ListAndWatch": self._list_and_watch},
+        )
 
     def end_streams(self) -> None:
         """Let each stream end with status OK."""
@@ -110,32 +104,34 @@ class Service(Generic[D]):
             async with asyncio.timeout(within_s):
                 await self._idle.wait()
 
-    async def _answer(self, stream: RawStream, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
-        self._calls += 1
-        self._idle.clear()
-        try:
-            await stream.send_message(await answer(await _receive(stream)))
-        except MalformedMessage as error:
-            raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+    def _counted(self, answer: Unary) -> Unary:
+        async def counted(request: bytes) -> bytes:
+            self._calls += 1
+            self._idle.clear()
+            try:
+                return await answer(request)
+            except MalformedMessage as error:
+                raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
+            finally:
+                self._calls -= 1
+                if not self._calls:
+                    self._idle.set()
+
+        return counted
 
     async def _get_device_plugin_options(self, _: bytes) -> bytes:
         self._log(logging.DEBUG, "get_device_plugin_options")
         return self._options
 
-    async def _list_and_watch(self, stream: RawStream) -> None:
+    async def _list_and_watch(self, _: bytes, send: Send) -> None:
         self._log(logging.DEBUG, "list_and_watch")
-        await _receive(stream)
         task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
         is_the_kubelets, self.stream_seen = not self.stream_seen, True
         self._on_stream()
         try:
-            await self._send_snapshots(stream)
+            await self._send_snapshots(send)
         except asyncio.CancelledError:
             if not self._ending:  # it is the peer that went away
                 raise
@@ -145,7 +141,7 @@ class Service(Generic[D]):
             self.stream_ended |= is_the_kubelets
             self._on_stream()
 
-    async def _send_snapshots(self, stream: RawStream) -> None:
+    async def _send_snapshots(self, send: Send) -> None:
         self._log(logging.INFO, "list_and_watch.start")
         version, snapshot = await self._snapshots.newer()
         sent = None
@@ -157,7 +153,7 @@ class Service(Generic[D]):
             if message != sent and len(message) <= LIST_BYTES_MAX:
                 sent = message
                 self._log(logging.DEBUG, "list_and_watch.send", devices=len(snapshot.devices) + len(claimed))
-                await stream.send_message(sent)
+                await send(sent)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLAIMED_S if claimed else None):
                     version, snapshot = await self._snapshots.newer(version)
@@ -167,22 +163,25 @@ class Service(Generic[D]):
 
     async def _allocate_for(self, ids: list[str]) -> Allocation:
         self._log(logging.INFO, "allocate", ids=ids)
-        hooks = self._hooks
-        async with self._refusing("allocate", ids, hooks.allocate_timeout_s):
-            devices = self._resolve(ids, healthy=True)
-            with self._claims.on(ids):
-                allocation = await hooks.allocate(devices)
-            if not isinstance(allocation, Allocation):
-                raise TypeError(f"allocate() returned {allocation!r}, which is no Allocation")
-            return allocation
+        return await self._bounded("allocate", ids, self._hooks.allocate_timeout_s, self._ask_to_allocate)
+
+    async def _ask_to_allocate(self, ids: list[str]) -> Allocation:
+        devices = self._resolve(ids, healthy=True)
+        with self._claims.on(ids):
+            allocation = await self._hooks.allocate(devices)
+        if not isinstance(allocation, Allocation):
+            raise TypeError(f"allocate() returned {allocation!r}, which is no Allocation")
+        return allocation
 
     async def _pre_start_container(self, request: bytes) -> bytes:
         ids = decode_pre_start_container(request)
         self._log(logging.INFO, "pre_start_container", ids=ids)
-        hooks = self._hooks
-        async with self._refusing("pre_start_container", ids, hooks.pre_start_container_timeout_s):
-            await hooks.pre_start_container(self._resolve(ids, healthy=False))
+        within_s = self._hooks.pre_start_container_timeout_s
+        await self._bounded("pre_start_container", ids, within_s, self._ask_to_pre_start)
         return b""
+
+    async def _ask_to_pre_start(self, ids: list[str]) -> None:
+        await self._hooks.pre_start_container(self._resolve(ids, healthy=False))
 
     async def _get_preferred_allocation(self, request: bytes) -> bytes:
         return encode_preferred_allocation([await self._prefer(ids) for ids in decode_preferred_allocation(request)])
@@ -228,46 +227,30 @@ class Service(Generic[D]):
             )
         return devices
 
-    @asynccontextmanager
-    async def _refusing(self, hook: str, ids: list[str], within_s: float) -> AsyncIterator[None]:
-        """A bound on the hook's time, and a sentence for the pod's owner about whatever goes wrong in it."""
+    async def _bounded(self, hook: str, ids: list[str], within_s: float, ask: Callable[[list[str]], Awaitable[T]]) -> T:
+        """What the hook says within its time; whatever goes wrong in it becomes a sentence for the pod's owner."""
         name = self._hooks.resource_name
         bound = asyncio.timeout(within_s)
         try:
             async with bound:
-                yield
+                return await ask(ids)
         except AllocationError as error:
             log.warning("%s: %s refused %s: %s", name, hook, ids, error)
             text = _short(str(error)) or f"the device plugin of {name} refused ({hook})"
-            raise GRPCError(_status_of(error), text) from error
+            raise CallError(_status_of(error), text) from error
         except Exception as error:
             log.exception("%s: %s failed for %s", name, hook, ids)
             if bound.expired():
-                raise GRPCError(
+                raise CallError(
                     Status.DEADLINE_EXCEEDED, f"the device plugin of {name} did not answer in {within_s:g} s ({hook})"
                 ) from error
-            raise GRPCError(
+            raise CallError(
                 Status.INTERNAL,
                 f"the device plugin of {name} failed ({hook}, {type(error).__name__}); its log says why",
             ) from error
 
     def _log(self, level: int, event: str, **details: object) -> None:
         log.log(level, "DevicePlugin.%s", event, extra={"details": {"resource": self._hooks.resource_name, **details}})
-
-
-async def _receive(stream: RawStream) -> bytes:
-    """The request of a unary call.
-
-    Raises:
-        GRPCError: It is missing, or compressed.
-    """
-    try:
-        request = await stream.recv_message()
-    except NotImplementedError as error:  # how grpclib says it
-        raise GRPCError(Status.UNIMPLEMENTED, "compressed messages are not supported") from error
-    if request is None:
-        raise GRPCError(Status.INVALID_ARGUMENT, "the request has no message")
-    return request
 
 
 def _status_of(error: AllocationError) -> Status:

@@ -96,11 +96,11 @@ class Registration(Generic[D]):
         service = Service(self._hooks, self._snapshots, self._options, on_stream=wakeups.wake)
         async with (
             self._directory.dial(kubelet) as client,
-            serving(self._directory.path, name, service.__mapping__()) as server,
+            serving(self._directory.path, name, service.methods()) as server,
         ):
             siblings = Siblings(server)
             wakeups.names = (SOCKET_NAME, server.prefix)
-            details = {"resource": name, "socket": str(server.path)}
+            details = {"resource": name, "socket": server.path}
             log.info("Starting to listen", extra={"details": details})
             try:
                 log.info("Registration.register", extra={"details": details})

@@ -8,6 +8,7 @@ A sibling that registers anew itself is away for a moment, so it counts as gone 
 """
 
 import math
+import os
 import time
 
 from devplugin._server import Server, refuses
@@ -34,7 +35,7 @@ class Siblings:
         """
         younger = self._server.siblings() - self._elder
         self._younger |= bool(younger)
-        if not self._younger or not all(refuses(self._server.path.with_name(name)) for name in younger):
+        if not self._younger or not all(refuses(os.path.join(self._server.directory, name)) for name in younger):
             self._alone_since_s = math.inf
             return math.inf
         self._alone_since_s = min(self._alone_since_s, time.monotonic())

@@ -18,7 +18,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path, PurePath
 
 from devplugin._inotify import ATTRIB, MODIFY, NAMES, ONLYDIR, SELF, Change, Inotify
 
@@ -61,9 +60,9 @@ class Wakeups(Bell):
     entries of a directory; then the safety net compares and wakes only for a change.
     """
 
-    def __init__(self, paths: Sequence[Path], names: tuple[str, ...] | None) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], names: tuple[str, ...] | None) -> None:
         super().__init__()
-        self.paths = paths
+        self.paths = [os.fspath(path) for path in paths]
         self.names = names
         self.steps: dict[int, set[str]] = {}
         self.ends: set[int] = set()
@@ -156,7 +155,7 @@ class _Hub:
         else:
             self._release(before - reader.watches())
 
-    def _follow(self, path: Path, reader: Wakeups) -> None:
+    def _follow(self, path: str, reader: Wakeups) -> None:
         end = None if reader.names is None else _NAMES_IN
         for place, name in _way(path):
             wd = self._watch(place, _NAMES_IN if name else end)
@@ -195,30 +194,36 @@ class _Hub:
             self._inotify = None
 
 
-def _way(path: Path) -> Iterator[tuple[str, str]]:
+def _way(path: str) -> Iterator[tuple[str, str]]:
     """The directories where names are looked up on the way to an absolute path, each with the name, as path_resolution(7)
     has it; and at the end, with no name, what the path leads to. It ends early where there is no way on.
     """
-    place, rest, links = "/", [*reversed(path.parts)], 0
+    place, rest, links = "/", _names(path), 0
     while rest:
         name = rest.pop()
-        if name.startswith("/"):
+        if name == "/":
             place = "/"
         else:  # ".." too: place has no symbolic link left
             yield place, name
-            entry = os.path.join(place, name)  # noqa: PTH118  (a string on purpose: this runs at every event)
+            entry = os.path.join(place, name)
             try:
-                target = os.readlink(entry)  # noqa: PTH115
+                target = os.readlink(entry)
             except OSError as error:
                 if error.errno != errno.EINVAL:  # nothing there, or not for us
                     return
                 place = entry  # no link
             else:
-                rest += reversed(PurePath(target).parts)
+                rest += _names(target)
                 links += 1
                 if links > _LINKS_MAX:
                     return
     yield place, ""
+
+
+def _names(path: str) -> list[str]:
+    """What a path is made of, the last name first; ``/`` is the name of the beginning."""
+    names = [name for name in reversed(path.split("/")) if name not in ("", ".")]
+    return [*names, "/"] if path.startswith("/") else names
 
 
 def _everything_about(place: str) -> int:
@@ -226,20 +231,20 @@ def _everything_about(place: str) -> int:
 
     The content of regular files only: whoever writes to a device would wake the reader of ``/dev``.
     """
-    mode = os.stat(place).st_mode  # noqa: PTH116
+    mode = os.stat(place).st_mode
     if stat.S_ISDIR(mode):
         return NAMES | SELF | ATTRIB
     return SELF | ATTRIB | MODIFY if stat.S_ISREG(mode) else SELF | ATTRIB
 
 
-def _state(path: Path) -> _State:
+def _state(path: str) -> _State:
     """Differs when what the path leads to has changed.
 
     Not for the attributes of a directory's entries, nor for a second change within one tick of the kernel's clock (4 ms):
     only inotify tells of these.
     """
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns
@@ -261,11 +266,11 @@ def _reading(reader: Wakeups) -> Iterator[Wakeups]:
             del _hubs[loop]
 
 
-def watching(directory: Path, *names: str) -> AbstractContextManager[Wakeups]:
+def watching(directory: str | os.PathLike[str], *names: str) -> AbstractContextManager[Wakeups]:
     """Wake-ups whenever a file of the directory whose name begins so, or the directory itself, comes, goes or is replaced."""
     return _reading(Wakeups([directory], names))
 
 
-def watching_all(*paths: Path) -> AbstractContextManager[Wakeups]:
+def watching_all(*paths: str | os.PathLike[str]) -> AbstractContextManager[Wakeups]:
     """Wake-ups for whatever happens to these absolute paths: files, directories and their entries, or nothing yet."""
     return _reading(Wakeups(paths, None))

@@ -24,9 +24,10 @@ from devplugin import (
     _claims,
     _service,
 )
+from devplugin._calls import REQUEST_BYTES_MAX
 from devplugin._cell import Latest
 from devplugin._proto import v1beta1 as pb
-from devplugin._server import REQUEST_BYTES_MAX, serving
+from devplugin._server import serving
 from devplugin._service import Service
 from devplugin._snapshot import Snapshot
 from tests.conftest import eventually
@@ -63,8 +64,8 @@ class Served:
 async def served(plugin: DevicePluginBase[Gpu], directory: Path, *devices: Gpu) -> AsyncIterator[Served]:
     snapshots: Latest[Snapshot[Gpu]] = Latest()
     service = Service(plugin, snapshots, b"", on_stream=lambda: None)
-    async with serving(directory, plugin.resource_name, service.__mapping__()) as server:
-        under_test = Served(service, snapshots, server.path)
+    async with serving(str(directory), plugin.resource_name, service.methods()) as server:
+        under_test = Served(service, snapshots, Path(server.path))
         if devices:
             await under_test.offer(*devices)
         yield under_test
@@ -379,7 +380,7 @@ async def test_a_request_over_the_limit(directory: Path) -> None:
     async with served(Gpus(), directory, *GPUS) as plugin:
         code, text = await refused(plugin.kubelet.call("Allocate", bytes(REQUEST_BYTES_MAX + 1)))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert text == "a request of 16777217 bytes is over the limit of 16777216 bytes"
+        assert text == "a message of 16777217 bytes is over the limit of 16777216 bytes"
         assert await plugin.kubelet.allocate(["g0"])
         code, _ = await refused(plugin.kubelet.call("Allocate", bytes(REQUEST_BYTES_MAX)))
         assert code == grpc.StatusCode.INVALID_ARGUMENT  # read, and found to be no message
@@ -412,7 +413,7 @@ async def test_a_call_without_a_message(directory: Path) -> None:
             return
             yield
 
-        assert await refused(call(nothing())) == (grpc.StatusCode.INVALID_ARGUMENT, "the request has no message")
+        assert await refused(call(nothing())) == (grpc.StatusCode.INVALID_ARGUMENT, "there is no message")
 
 
 @pytest.mark.parametrize("turns", range(6))

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from devplugin import _siblings
+from devplugin._calls import Methods
 from devplugin._server import Server, serving
 from devplugin._siblings import Siblings
 
 pytestmark = pytest.mark.asyncio
 
+NOTHING = Methods({}, {})
+
 
 @contextmanager
 def instance(server: Server, number: int) -> Iterator[Path]:
     """A socket with the name of another instance's, that listens until the context ends, and stays then."""
-    path = server.path.with_name(f"{server.prefix}{number:08x}.sock")
+    path = Path(server.directory) / f"{server.prefix}{number:08x}.sock"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
@@ -32,9 +35,9 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_alone(directory: Path) -> None:
     """Nobody has come, so nobody has gone; neither when another resource's plugin goes."""
-    async with serving(directory, "acme.com/gpu", {}) as server:
+    async with serving(str(directory), "acme.com/gpu", NOTHING) as server:
         siblings = Siblings(server)
-        async with serving(directory, "acme.com/gpu2", {}):
+        async with serving(str(directory), "acme.com/gpu2", NOTHING):
             assert siblings.all_gone_s() == math.inf
         assert siblings.all_gone_s() == math.inf
         assert repr(siblings) == "Siblings(none has come)"
@@ -42,7 +45,7 @@ async def test_alone(directory: Path) -> None:
 
 async def test_one_that_was_there_before_goes(directory: Path) -> None:
     """It registered before this one: the kubelet has dropped it, and not this one."""
-    async with serving(directory, "acme.com/gpu", {}) as server:
+    async with serving(str(directory), "acme.com/gpu", NOTHING) as server:
         with instance(server, 1) as path:
             siblings = Siblings(server)
             assert siblings.all_gone_s() == math.inf
@@ -53,7 +56,7 @@ async def test_one_that_was_there_before_goes(directory: Path) -> None:
 @pytest.mark.parametrize("leaves_its_socket", [False, True], ids=["in order", "killed"])
 async def test_one_comes_and_goes(directory: Path, leaves_its_socket: bool) -> None:  # noqa: FBT001  (pytest gives it by name)
     """In order it removes its socket; killed it leaves it, where nothing listens."""
-    async with serving(directory, "acme.com/gpu", {}) as server:
+    async with serving(str(directory), "acme.com/gpu", NOTHING) as server:
         siblings = Siblings(server)
         with instance(server, 1) as path:
             assert siblings.all_gone_s() == math.inf
@@ -66,7 +69,7 @@ async def test_one_comes_and_goes(directory: Path, leaves_its_socket: bool) -> N
 async def test_one_with_a_socket_anew_has_not_gone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever registers anew is away for a moment."""
     monkeypatch.setattr(_siblings, "_GONE_FOR_S", 2.0)
-    async with serving(directory, "acme.com/gpu", {}) as server:
+    async with serving(str(directory), "acme.com/gpu", NOTHING) as server:
         siblings = Siblings(server)
         with instance(server, 1) as path:
             assert siblings.all_gone_s() == math.inf
@@ -81,8 +84,8 @@ async def test_a_directory_that_has_gone(directory: Path) -> None:
     """Nothing is seen in it, and nothing breaks."""
     path = directory / "d"
     path.mkdir()
-    async with serving(path, "acme.com/gpu", {}) as server:
+    async with serving(str(path), "acme.com/gpu", NOTHING) as server:
         siblings = Siblings(server)
-        server.path.unlink()
+        Path(server.path).unlink()
         path.rmdir()
         assert siblings.all_gone_s() == math.inf

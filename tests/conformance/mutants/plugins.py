@@ -3,15 +3,13 @@
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from grpclib import GRPCError, Status
 
 from devplugin import (
     Allocation,
@@ -28,6 +26,8 @@ from devplugin import (
     _snapshot,
     _wire,
 )
+from devplugin._calls import Methods, Send
+from devplugin._grpc import CallError, Status
 from tests.conformance.mutants import mutant
 
 
@@ -53,9 +53,9 @@ def _lingering(seconds: float) -> Callable[..., Any]:
             await stack.aclose()
 
     @asynccontextmanager
-    async def serving(directory: Path, name: str, mapping: Any) -> AsyncIterator[_server.Server]:
+    async def serving(directory: str, name: str, methods: Methods) -> AsyncIterator[_server.Server]:
         stack = AsyncExitStack()
-        server = await stack.enter_async_context(real(directory, name, mapping))
+        server = await stack.enter_async_context(real(directory, name, methods))
         try:
             yield server
         finally:
@@ -77,8 +77,7 @@ def registers_before_it_serves(patch: pytest.MonkeyPatch) -> None:
     """The kubelet dials back inside Register, and nobody listens."""
 
     class Nobody:
-        name = prefix = "nobody.sock"
-        path = Path(name)
+        name = prefix = path = "nobody.sock"
         siblings = set
         owns_its_file = staticmethod(lambda: True)
         streaming_peers_gone = staticmethod(_returns_at_once)
@@ -104,7 +103,7 @@ def registers_anew_before_the_old_stream_has_ended(patch: pytest.MonkeyPatch) ->
 
 @mutant("a_plugin_that_ends_is_away", "real-1.36", r"no Counts\(capacity=4, allocatable=0\)", subject="ours")
 def leaves_its_connections_open(patch: pytest.MonkeyPatch) -> None:
-    """As grpclib's own server does: the kubelet notices nothing."""
+    """As gRPC servers do that are only told to listen no more: the kubelet notices nothing."""
     patch.setattr(_service.Service, "end_streams", _does_nothing)
     patch.setattr(_session, "serving", _lingering(3600))
 
@@ -140,10 +139,10 @@ def leaves_its_socket_behind(patch: pytest.MonkeyPatch) -> None:
     real = _server.serving
 
     @asynccontextmanager
-    async def serving(directory: Path, name: str, mapping: Any) -> AsyncIterator[_server.Server]:
+    async def serving(directory: str, name: str, methods: Methods) -> AsyncIterator[_server.Server]:
         path = directory
         try:
-            async with real(directory, name, mapping) as server:
+            async with real(directory, name, methods) as server:
                 path = server.path
                 yield server
         finally:
@@ -207,8 +206,18 @@ def leaves_out_what_is_being_allocated(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("allocate_hangs", "real-1.36", "allocate was not answered")
 def lets_hooks_hang(patch: pytest.MonkeyPatch) -> None:
-    real = _service.Service._refusing
-    patch.setattr(_service.Service, "_refusing", lambda self, hook, ids, _: real(self, hook, ids, 3600.0))
+    real = _service.Service._bounded
+
+    async def bounded(
+        service: _service.Service[Device],
+        hook: str,
+        ids: list[str],
+        _: float,
+        ask: Callable[[list[str]], Awaitable[Any]],
+    ) -> Any:
+        return await real(service, hook, ids, 3600.0, ask)
+
+    patch.setattr(_service.Service, "_bounded", bounded)
 
 
 @mutant("a_pod_gets_its_devices", "real-1.36", "no containers return in allocation response", subject="ours")
@@ -229,32 +238,33 @@ def forgets_the_mounts(patch: pytest.MonkeyPatch) -> None:
 @mutant("a_preference_fails_or_hangs", "fake-1.36", "GetPreferredAllocation rpc failed")
 def fails_the_pod_when_it_has_no_preference(patch: pytest.MonkeyPatch) -> None:
     async def prefer(*_: object) -> list[str]:
-        raise GRPCError(Status.INTERNAL, "no idea")
+        raise CallError(Status.INTERNAL, "no idea")
 
     patch.setattr(_service.Service, "_prefer", prefer)
 
 
-@mutant("allocate_breaks", "real-1.36", "Server Error")
-def says_internal_server_error(patch: pytest.MonkeyPatch) -> None:
-    @asynccontextmanager
-    async def refusing(*_: object) -> AsyncIterator[None]:
-        yield
+@mutant("allocate_breaks", "real-1.36", "has a defect")
+def says_only_that_it_has_a_defect(patch: pytest.MonkeyPatch) -> None:
+    async def bounded(
+        _: object, __: str, ids: list[str], ___: float, ask: Callable[[list[str]], Awaitable[Any]]
+    ) -> Any:
+        return await ask(ids)
 
-    patch.setattr(_service.Service, "_refusing", refusing)
+    patch.setattr(_service.Service, "_bounded", bounded)
 
 
 @mutant("the_same_list_is_sent_once", "fake-1.36", "== 2")
 def sends_the_same_list_again(patch: pytest.MonkeyPatch) -> None:
-    async def send(service: _service.Service[Device], stream: Any) -> None:
+    async def send_all(service: _service.Service[Device], send: Send) -> None:
         version = 0
         while True:
             version, snapshot = await service._snapshots.newer(version)
-            await stream.send_message(snapshot.message)
+            await send(snapshot.message)
 
     async def take(devices: Iterable[Device], _: object) -> _snapshot.Snapshot[Device]:
         return await _snapshot.Snapshot._anew(list(devices))
 
-    patch.setattr(_service.Service, "_send_snapshots", send)
+    patch.setattr(_service.Service, "_send_snapshots", send_all)
     patch.setattr(_snapshot.Snapshot, "take", take)
 
 

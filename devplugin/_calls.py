@@ -1,0 +1,198 @@
+"""The calls of one peer, served: each becomes a task that has the request and sends the answer.
+
+A call begins when its request is complete. It ends with its task: with a status for the peer when that returns or raises, and
+without one when the peer has reset the stream, or has gone; then the task is cancelled.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
+from h2.exceptions import ProtocolError
+
+from devplugin._grpc import (
+    CONTENT_TYPE,
+    CallError,
+    Headers,
+    Status,
+    check_beginning,
+    frame,
+    is_grpc,
+    message_in,
+    read_timeout,
+    trailers,
+)
+from devplugin._http2 import Connection
+
+T = TypeVar("T")
+
+log = logging.getLogger("devplugin.calls")
+
+# The longest Allocate of a kubelet names every device of a list that fits into 4 MiB; four times that is no request.
+REQUEST_BYTES_MAX = 16 * 2**20
+_HEADERS: Headers = [(b":status", b"200"), CONTENT_TYPE]
+
+Send = Callable[[bytes], Awaitable[None]]
+Unary = Callable[[bytes], Awaitable[bytes]]
+Streaming = Callable[[bytes, Send], Awaitable[None]]
+
+
+class Methods(NamedTuple):
+    """What can be called, by its path: what makes one message of a request, and what sends any number of them."""
+
+    unary: Mapping[str, Unary]
+    streaming: Mapping[str, Streaming]
+
+
+class _Request:
+    """A request, as far as it has come."""
+
+    def __init__(self, path: str, within_s: float | None) -> None:
+        self.path = path
+        self.within_s = within_s
+        self.data = bytearray()
+
+
+class ServedConnection(Connection):
+    """A peer's connection."""
+
+    def __init__(self, methods: Methods) -> None:
+        super().__init__(
+            {
+                RequestReceived: self._begin,
+                DataReceived: self._take,
+                StreamEnded: self._start,
+                StreamReset: self._reset,
+            },
+            client_side=False,
+        )
+        self._methods = methods
+        self._requests: dict[int, _Request] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.has_streamed = False
+
+    def give_up(self, reason: str) -> None:  # noqa: ARG002
+        self._requests.clear()
+        for task in self._tasks.values():
+            task.cancel()
+
+    def say_goodbye(self) -> None:
+        """GOAWAY, what is still to be written, and the end of the connection."""
+        self._h2.close_connection()
+        self.flush()
+        self.transport.close()
+
+    async def calls_ended(self) -> None:
+        """Return when no call has a task."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    def _begin(self, event: RequestReceived) -> None:
+        stream_id, headers = event.stream_id, dict(event.headers)
+        if headers.get(b":method") != b"POST":
+            self._refuse(stream_id, [(b":status", b"405")])
+            return
+        if not is_grpc(headers.get(b"content-type")):
+            self._refuse(stream_id, [(b":status", b"415")])
+            return
+        path = headers.get(b":path", b"").decode(errors="replace")
+        streaming = path in self._methods.streaming
+        if not streaming and path not in self._methods.unary:
+            error = CallError(Status.UNIMPLEMENTED, f"there is no method {path}")
+            self._refuse(stream_id, [*_HEADERS, *trailers(error)])
+            return
+        try:
+            self._requests[stream_id] = _Request(path, read_timeout(headers.get(b"grpc-timeout")))
+        except CallError as error:
+            self._refuse(stream_id, [*_HEADERS, *trailers(error)])
+        self.has_streamed |= streaming
+
+    def _take(self, event: DataReceived) -> None:
+        data = self.receive(event)
+        request = self._requests.get(event.stream_id)
+        if request is None:  # it was refused
+            return
+        request.data += data
+        try:
+            check_beginning(request.data, REQUEST_BYTES_MAX)
+        except CallError as error:
+            del self._requests[event.stream_id]
+            self._refuse(event.stream_id, [*_HEADERS, *trailers(error)])
+
+    def _start(self, event: StreamEnded) -> None:
+        stream_id = event.stream_id
+        request = self._requests.pop(stream_id, None)
+        if request is None:  # it was refused
+            return
+        task = asyncio.get_running_loop().create_task(
+            self._serve(stream_id, request), name=f"{request.path} {stream_id}"
+        )
+        self._tasks[stream_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(stream_id))
+
+    def _reset(self, event: StreamReset) -> None:
+        self._requests.pop(event.stream_id, None)
+        if task := self._tasks.get(event.stream_id):
+            task.cancel()
+
+    async def _serve(self, stream_id: int, request: _Request) -> None:
+        respond = self._stream if request.path in self._methods.streaming else self._reply
+        with suppress(ProtocolError):  # the peer has closed the stream, and does not want to know
+            await respond(stream_id, request)
+
+    async def _reply(self, stream_id: int, request: _Request) -> None:
+        try:
+            answer = await _outcome(request, self._methods.unary[request.path])
+        except CallError as error:
+            self._end(stream_id, [*_HEADERS, *trailers(error)])
+        else:
+            self._h2.send_headers(stream_id, _HEADERS)
+            await self.send_data(stream_id, frame(answer))
+            self._end(stream_id, trailers(None))
+
+    async def _stream(self, stream_id: int, request: _Request) -> None:
+        self._h2.send_headers(stream_id, _HEADERS)
+        method, send = self._methods.streaming[request.path], partial(self._send, stream_id)
+        error = None
+        try:
+            await _outcome(request, lambda message: method(message, send))
+        except CallError as caught:
+            error = caught
+        self._end(stream_id, trailers(error))
+
+    async def _send(self, stream_id: int, message: bytes) -> None:
+        await self.send_data(stream_id, frame(message))
+        self.flush()
+
+    def _end(self, stream_id: int, headers: Headers) -> None:
+        self._h2.send_headers(stream_id, headers, end_stream=True)
+        self.flush()
+
+    def _refuse(self, stream_id: int, headers: Headers) -> None:
+        """Answer before the request is complete, and let the peer send no more of it."""
+        with suppress(ProtocolError):  # it was complete already, or the peer has closed the stream
+            self._end(stream_id, headers)
+            self._h2.reset_stream(stream_id)
+
+
+async def _outcome(request: _Request, method: Callable[[bytes], Awaitable[T]]) -> T:
+    """What the method says to the request, within the caller's time.
+
+    Raises:
+        CallError: Whatever goes wrong.
+    """
+    try:
+        message = message_in(request.data)
+        async with nullcontext() if request.within_s is None else asyncio.timeout(request.within_s):
+            return await method(message)
+    except CallError:
+        raise
+    except TimeoutError as error:
+        raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time is over") from error
+    except Exception as error:
+        log.exception("%s failed", request.path)
+        raise CallError(Status.INTERNAL, "the device plugin has a defect; its log says which") from error

@@ -1,0 +1,281 @@
+"""The calls of a peer whose every frame is the test's."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamReset, TrailersReceived
+from h2.settings import SettingCodes
+
+from devplugin._calls import REQUEST_BYTES_MAX, Methods, Send
+from devplugin._grpc import CallError, Status, frame
+from devplugin._server import Server, serving
+from tests.conftest import eventually
+from tests.support_http2 import REQUEST, RawPeer, raw_peer
+
+pytestmark = pytest.mark.asyncio
+
+EMPTY = frame(b"")
+
+
+@asynccontextmanager
+async def peer_of(directory: Path, methods: Methods) -> AsyncIterator[tuple[RawPeer, Server]]:
+    async with serving(str(directory), "acme.com/gpu", methods) as server:
+        with raw_peer(server.path) as peer:
+            yield peer, server
+
+
+def unary(answer: Callable[[bytes], Awaitable[bytes]]) -> Methods:
+    return Methods({"/x/Y": answer}, {})
+
+
+async def _echo(request: bytes) -> bytes:
+    return request
+
+
+ECHO = unary(_echo)
+
+
+async def _works(peer: RawPeer, stream_id: int) -> None:
+    """Another call on the connection is answered."""
+    peer.request(stream_id, frame(b"ab"))
+    assert (await peer.headers(ResponseReceived))[":status"] == "200"
+    event = await peer.until(DataReceived)
+    assert isinstance(event, DataReceived)
+    assert event.data == frame(b"ab")
+    assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ({"method": "GET"}, {":status": "405"}),
+        ({"content-type": "text/html"}, {":status": "415"}),
+        ({"path": "/x/Z"}, {"grpc-status": "12", "grpc-message": "there is no method /x/Z"}),
+        ({"grpc-timeout": "soon"}, {"grpc-status": "3", "grpc-message": "grpc-timeout has no such value"}),
+    ],
+)
+@pytest.mark.parametrize("complete", [False, True])
+async def test_what_is_no_call(
+    directory: Path,
+    headers: dict[str, str],
+    answer: dict[str, str],
+    complete: bool,  # noqa: FBT001
+) -> None:
+    """It is refused before its data has come; what comes still is not read, and harms no other call."""
+    async with peer_of(directory, ECHO) as (peer, _):
+        peer.request(1, EMPTY, end=complete, **headers)
+        assert answer.items() <= (await peer.headers(ResponseReceived)).items()
+        if not complete:
+            reset = await peer.until(StreamReset)
+            assert isinstance(reset, StreamReset)
+            assert reset.error_code == ErrorCodes.NO_ERROR
+        await _works(peer, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (b"", "3", "there is no message"),
+        (b"\0\0\0", "3", "the message is cut short"),
+        (b"\0\0\0\0\5ab", "3", "the message is cut short"),
+        (EMPTY * 2, "3", "there is more than one message"),
+        (b"\1\0\0\0\0", "12", "compressed messages are not supported"),
+        (b"\0\xff\0\0\0", "8", f"a message of {0xFF000000} bytes is over the limit of {REQUEST_BYTES_MAX} bytes"),
+    ],
+)
+async def test_a_request_that_is_none(directory: Path, data: bytes, status: str, message: str) -> None:
+    """The peer reads what is wrong with it."""
+    async with peer_of(directory, ECHO) as (peer, _):
+        peer.request(1, data)
+        headers = await peer.headers(ResponseReceived)
+        assert (headers["grpc-status"], headers["grpc-message"]) == (status, message)
+        await _works(peer, 3)
+
+
+async def test_a_request_in_pieces(directory: Path) -> None:
+    """However small they are."""
+    async with peer_of(directory, ECHO) as (peer, _):
+        peer.request(1)
+        message = bytes(range(256))
+        for byte in frame(message):
+            peer.h2.send_data(1, bytes([byte]))
+            peer.flush()
+        peer.h2.end_stream(1)
+        peer.flush()
+        event = await peer.until(DataReceived)
+        assert isinstance(event, DataReceived)
+        assert event.data == frame(message)
+
+
+async def test_the_callers_time_is_over(directory: Path) -> None:
+    """A call ends with its grpc-timeout."""
+
+    async def hang(_: bytes) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with peer_of(directory, unary(hang)) as (peer, _):
+        peer.request(1, EMPTY, grpc_timeout="20m")
+        assert (await peer.headers(ResponseReceived))["grpc-status"] == "4"
+
+
+async def test_a_defect(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a method does not expect is logged, and the peer is told that it is not its fault."""
+
+    async def fail(_: bytes) -> bytes:
+        raise ZeroDivisionError("no idea")
+
+    async with peer_of(directory, unary(fail)) as (peer, _):
+        peer.request(1, EMPTY)
+        headers = await peer.headers(ResponseReceived)
+        assert headers["grpc-status"] == "13"
+        assert headers["grpc-message"] == "the device plugin has a defect; its log says which"
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == ["/x/Y failed"]
+
+
+async def test_a_stream_that_fails_after_a_message(directory: Path) -> None:
+    """Its error comes in the trailers."""
+
+    async def fail(_: bytes, send: Send) -> None:
+        await send(b"one")
+        raise CallError(Status.ABORTED, "no more")
+
+    async with peer_of(directory, Methods({}, {"/x/Y": fail})) as (peer, server):
+        peer.request(1, EMPTY)
+        assert "grpc-status" not in await peer.headers(ResponseReceived)
+        assert await peer.headers(TrailersReceived) == {"grpc-status": "10", "grpc-message": "no more"}
+        (connection,) = server._connections
+        assert connection.has_streamed
+
+
+@pytest.mark.parametrize("gives_in", [True, False])
+async def test_a_peer_that_gives_up(directory: Path, gives_in: bool, caplog: pytest.LogCaptureFixture) -> None:  # noqa: FBT001
+    """Its call is cancelled. A method that does not give in answers nobody, and that is no error."""
+    caplog.set_level(logging.DEBUG, "devplugin")
+    ends: list[str] = []
+
+    async def wait(_: bytes) -> bytes:
+        ends.append("began")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            if gives_in:
+                raise
+        return b"too late"
+
+    methods = Methods({"/x/Y": wait, "/x/Echo": _echo}, {})
+    async with peer_of(directory, methods) as (peer, server):
+        peer.request(1, EMPTY)
+        await eventually(lambda: ends == ["began"])
+        peer.h2.reset_stream(1, ErrorCodes.CANCEL)
+        peer.flush()
+        await eventually(lambda: ends == ["began", "cancelled"])
+        (connection,) = server._connections
+        await eventually(lambda: not connection._tasks)
+        peer.request(3, EMPTY, path="/x/Echo")
+        assert (await peer.headers(ResponseReceived))[":status"] == "200"
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_a_peer_that_gives_up_at_once(directory: Path) -> None:
+    """What is reset in the moment it is asked for does not even begin, and what is refused is not told."""
+    began = []
+
+    async def note(request: bytes) -> bytes:
+        began.append(request)
+        return request
+
+    async with peer_of(directory, unary(note)) as (peer, server):
+        for stream_id, headers in ((1, {}), (3, {":path": "/x/Z"}), (5, {":method": "GET"})):
+            peer.h2.send_headers(stream_id, [*(REQUEST | headers).items()])
+            peer.h2.send_data(stream_id, EMPTY, end_stream=True)
+            peer.h2.reset_stream(stream_id)
+        peer.h2.send_headers(7, [*REQUEST.items()])
+        peer.h2.reset_stream(7)
+        peer.flush()
+        await _works(peer, 9)
+        assert began == [b"ab"]
+        (connection,) = server._connections
+        assert not connection._requests
+
+
+@pytest.mark.parametrize("how", ["goodbye", "garbage", "gone"])
+async def test_a_peer_that_leaves(directory: Path, how: str) -> None:
+    """However it does, its calls are cancelled, and the connection ends."""
+    ended = asyncio.Event()
+
+    async def wait(_: bytes, send: Send) -> None:
+        try:
+            await send(b"one")
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with peer_of(directory, Methods({}, {"/x/Y": wait})) as (peer, server):
+        peer.request(1, EMPTY)
+        await peer.until(DataReceived)
+        if how == "goodbye":
+            peer.h2.close_connection()
+            peer.flush()
+        elif how == "garbage":
+            peer.socket.sendall(b"\0\0\1\0\0\0\0\0\0x")  # DATA on stream 0
+            goodbye = await peer.until(ConnectionTerminated)
+            assert isinstance(goodbye, ConnectionTerminated)
+            assert goodbye.error_code == ErrorCodes.PROTOCOL_ERROR
+        else:
+            peer.socket.close()
+        async with asyncio.timeout(5):
+            await ended.wait()
+        await eventually(lambda: not server._connections)
+
+
+@pytest.mark.parametrize("window", [1, 7, 16_384, 2**20])
+async def test_a_message_through_a_window(directory: Path, window: int) -> None:
+    """A long message comes as fast as the peer's window lets it, whole, and other calls are answered meanwhile."""
+    message = bytes(range(256)) * (4 if window < 100 else 2_000)
+
+    async def long(_: bytes) -> bytes:
+        return message
+
+    methods = Methods({"/x/Y": _echo, "/x/Long": long}, {})
+    async with peer_of(directory, methods) as (peer, _):
+        peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+        peer.flush()
+        peer.request(1, EMPTY, path="/x/Long")
+        received = bytearray()
+        while len(received) < len(frame(message)):
+            event = await peer.until(DataReceived)
+            assert isinstance(event, DataReceived)
+            if event.stream_id == 1:
+                received += event.data
+                assert len(event.data) <= window
+            peer.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            peer.flush()
+        assert received == frame(message)
+        assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+
+
+async def test_a_peer_that_reads_later(directory: Path) -> None:
+    """When the system takes no more, sending waits until it does."""
+    message = bytes(8 * 2**20)
+
+    async def long(_: bytes) -> bytes:
+        return message
+
+    async with peer_of(directory, unary(long)) as (peer, server):
+        peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+        peer.h2.increment_flow_control_window(2**30)
+        peer.request(1, EMPTY)
+        await eventually(lambda: any(connection._writing_paused for connection in server._connections))
+        received = 0
+        while received < len(frame(message)):
+            event = await peer.until(DataReceived)
+            assert isinstance(event, DataReceived)
+            received += len(event.data)
+        assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
