@@ -1,5 +1,6 @@
-"""The pytest plugin, as projects use it: every run is a pytest of its own."""
+"""The pytest plugin, as projects use it: every run is a pytest of its own, in this process where that makes no difference."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from devplugin.testing import FakeKubelet
+from tests.conftest import unmeasured
 
 pytest_plugins = ["pytester"]
 
@@ -42,6 +44,8 @@ AUTO = "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
 MARKED = "import pytest\npytestmark = pytest.mark.{}\n"
 ON_ASYNCIO = "@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n"
 
+LITTLE = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+
 Run = Callable[..., pytest.RunResult]
 
 
@@ -53,9 +57,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(ini: str, *options: str, **files: str) -> pytest.RunResult:
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         pytester.makepyfile(ports=PLUGIN, **files)
-        return pytester.runpytest_subprocess(
-            "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options, timeout=100
-        )
+        return pytester.runpytest_inprocess(*LITTLE, *options)
 
     return run
 
@@ -347,8 +349,10 @@ def test_the_story_of_a_failure(run: Run) -> None:
 # What it costs --------------------------------------------------------------------------------------------------------
 
 
-def test_every_run_pays_little(pytester: pytest.Pytester) -> None:
+def test_every_run_pays_little(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that uses no fixture imports nothing of devplugin, nor what devplugin needs."""
+    for name in os.environ.keys() - unmeasured().keys():
+        monkeypatch.delenv(name)
     pytester.makepyfile(
         test_it="""
         import sys
@@ -358,20 +362,22 @@ def test_every_run_pays_little(pytester: pytest.Pytester) -> None:
             assert [name for name in sys.modules if name.partition(".")[0] in heavy] == []
         """
     )
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*LITTLE).assert_outcomes(passed=1)
 
 
 def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
     """As every plugin of pytest."""
     pytester.makepyfile("def test_it(kubelet):\n    pass")
-    done = pytester.runpytest_subprocess("-p", "no:devplugin")
+    pytester.makeini(f"[pytest]\n{STRICT}")
+    done = pytester.runpytest_inprocess(*LITTLE, "-p", "no:devplugin")
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*fixture 'kubelet' not found"])
 
 
 def test_it_is_listed(pytester: pytest.Pytester) -> None:
     """The output of pytest --fixtures has the public ones with what they are."""
-    listed = str(pytester.runpytest_subprocess("--fixtures").stdout)
+    pytester.makeini(f"[pytest]\n{STRICT}")
+    listed = str(pytester.runpytest_inprocess(*LITTLE, "--fixtures").stdout)
     for name in ("kubelet", "serve", "kubernetes_version"):
         assert re.search(rf"^{name} -- .*pytest_devplugin/__init__\.py", listed, re.MULTILINE), name
     assert "_devplugin_under" not in listed
