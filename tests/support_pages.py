@@ -7,7 +7,6 @@ interrupts the command when the lines before it have come. What cannot be run he
 """
 
 import importlib
-import os
 import re
 import shlex
 import signal
@@ -17,6 +16,8 @@ import threading
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+
+from tests.conftest import unmeasured
 
 ROOT = Path(__file__).parent.parent
 KUBELET_DIRECTORY = "/var/lib/kubelet/device-plugins"
@@ -166,7 +167,7 @@ def _check_without_running(command: str, folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GITHUB_"))}
+    kept = {name: value for name, value in unmeasured().items() if not name.startswith(("PYTEST_", "GITHUB_"))}
     return kept | {"COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
 
 

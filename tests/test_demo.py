@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import unmeasured
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,7 +28,7 @@ class Demo:
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-m", "examples.sample_device.demo"],
             cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(self.temporary), "PATH": f"{path}:{self.mark}"},
+            env=unmeasured() | {"TMPDIR": str(self.temporary), "PATH": f"{path}:{self.mark}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

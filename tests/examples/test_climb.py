@@ -14,6 +14,7 @@ import pytest
 
 from devplugin import DevicePluginBase
 from devplugin.testing import FakeKubelet, Serve, check_plugin
+from tests.conftest import unmeasured
 from tests.support_pages import ROOT
 
 # The reader's machine may have a kubelet.
@@ -197,7 +198,7 @@ def test_the_tests(tmp_path: Path) -> None:
     """They pass, by the command that the file names, and one fails when the plugin forgets what is switched off."""
     file = ROOT / "examples/08_tests.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {name: value for name, value in unmeasured().items() if not name.startswith("PYTEST_")}
 
     def run(path: Path) -> str:
         done = subprocess.run(
@@ -210,6 +211,8 @@ def test_the_tests(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     text = file.read_text()
     assert "if name in off else" in text
+    assert "(PRINTER, 1)\n" in text
+    text = text.replace("(PRINTER, 1)\n", "(PRINTER, 1, timeout_s=1)\n")  # it never comes to that
     broken.write_text(text.replace("if name in off else", "if False else"))
     assert "1 failed, 5 passed" in run(broken)
 
@@ -253,7 +256,7 @@ def test_it_runs_as_it_says(path: Path, directory: Path) -> None:
     assert words == ["python", f"examples/{path.name}"]
     command_line = [sys.executable, "-c", ELSEWHERE, words[1], str(directory)]
     with subprocess.Popen(
-        command_line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command_line, cwd=ROOT, env=unmeasured(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         try:
