@@ -168,7 +168,13 @@ def _check_without_running(command: str, folder: Path) -> None:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in unmeasured().items() if not name.startswith(("PYTEST_", "GITHUB_"))}
-    return kept | {"COLUMNS": "80", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+    return kept | {
+        "COLUMNS": "80",
+        "NO_COLOR": "1",
+        "PYTEST_ADDOPTS": "-p no:hypothesispytest",  # readers need not have it, and its import takes a second
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _run(argv: list[str], folder: Path, *, may_fail: bool = False) -> str:

@@ -50,9 +50,10 @@ async def node_with(plugin: DevicePluginBase[Any], directory: Path) -> AsyncIter
         serving.cancel()
 
 
-@pytest.fixture(scope="module")
-def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mypy")
+@pytest.fixture(scope="session")
+def mypy_cache(worker_id: str) -> Path:
+    """What mypy has read of the libraries is read once, as long as they stay the same; two at once do not share one."""
+    return ROOT / ".mypy_cache" / f"pages-{worker_id}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_FOLLOWED and blocks_of(text_of(page))])

@@ -197,7 +197,7 @@ async def test_several_resources(kubelet: FakeKubelet, serve: Serve, tmp_path: P
 def test_the_tests(tmp_path: Path) -> None:
     """They pass, by the command that the file names, and one fails when the plugin forgets what is switched off."""
     file = ROOT / "examples/08_tests.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     environment = {name: value for name, value in unmeasured().items() if not name.startswith("PYTEST_")}
 
     def run(path: Path) -> str:
