@@ -58,9 +58,9 @@ class _Request:
 
 
 class ServedConnection(Connection):
-    """A peer's connection."""
+    """A peer's connection, which is one of the connections as long as it lasts."""
 
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: Methods, connections: "set[ServedConnection]") -> None:
         super().__init__(
             {
                 RequestReceived: self._begin,
@@ -73,7 +73,16 @@ class ServedConnection(Connection):
         self._methods = methods
         self._requests: dict[int, _Request] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._connections = connections
         self.has_streamed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        super().connection_lost(exc)
 
     def give_up(self, reason: str) -> None:  # noqa: ARG002
         self._requests.clear()

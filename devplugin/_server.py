@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from devplugin._accept import accept_all
 from devplugin._calls import Methods, ServedConnection
 from devplugin.errors import ConfigurationError, KubeletUnavailable
 
@@ -59,10 +60,7 @@ class Server:
         await _lost([connection for connection in self._connections if connection.has_streamed], within_s)
 
     def accept(self) -> ServedConnection:
-        connection = ServedConnection(self._methods)
-        self._connections.add(connection)
-        connection.lost.add_done_callback(lambda _: self._connections.discard(connection))
-        return connection
+        return ServedConnection(self._methods, self._connections)
 
     async def close_connections(self) -> None:
         ending = list(self._connections)
@@ -99,12 +97,13 @@ async def serving(directory: str, resource_name: str, methods: Methods) -> Async
             raise no_permission("make a socket in", directory, error) from error
         raise KubeletUnavailable(f"no socket can be made in {directory}: {error.strerror}") from error
     server = Server(path, prefix, methods)
-    accepting: asyncio.Server | socket.socket = listening
+    accepting = asyncio.create_task(accept_all(listening, server.accept), name=f"{server.name}: accept")
     try:
-        accepting = await asyncio.get_running_loop().create_unix_server(server.accept, sock=listening)
         yield server
     finally:
-        accepting.close()
+        accepting.cancel()
+        await asyncio.wait([accepting])
+        listening.close()
         if server.owns_its_file():
             os.unlink(path)
         await server.close_connections()

@@ -3,14 +3,16 @@
 import asyncio
 import errno
 import os
+import resource
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from h2.events import DataReceived
 from h2.settings import SettingCodes
 
-from devplugin import ConfigurationError, KubeletUnavailable, _server
+from devplugin import ConfigurationError, KubeletUnavailable, _accept, _server
 from devplugin._calls import Methods, Send
 from devplugin._kubelet import KubeletDirectory
 from devplugin._server import serving
@@ -60,6 +62,42 @@ async def test_a_peer_that_does_not_read(directory: Path, monkeypatch: pytest.Mo
             assert repr(server) == f"Server({server.name!r}, 1 connections)"
             await server.close_connections()
             assert not server._connections
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_peer_that_comes_at_the_end(directory: Path, turns: int) -> None:
+    """At whatever turn of the loop it comes: nobody complains, and its connection ends."""
+    async with serving(str(directory), "acme.com/gpu", ECHO) as server:
+        peer = socket.socket(socket.AF_UNIX)
+        peer.connect(server.path)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    with peer:
+        peer.settimeout(5)
+        with suppress(ConnectionResetError):  # it was not accepted any more
+            while peer.recv(65536):
+                pass
+    assert not server._connections
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.asyncio
+async def test_no_descriptor_is_left(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever connects then is served when there is one again."""
+    monkeypatch.setattr(_accept, "_PAUSE_S", 0.01)
+    async with serving(str(directory), "acme.com/gpu", ECHO) as server:
+        with raw_peer(server.path) as peer:
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (peer.socket.fileno() + 1, limits[1]))
+            try:
+                await eventually(lambda: "Nobody can connect: [Errno 24] Too many open files" in caplog.messages)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            peer.request(data=b"\0\0\0\0\0")
+            await peer.until(DataReceived)
 
 
 @pytest.mark.asyncio

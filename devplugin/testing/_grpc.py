@@ -7,7 +7,6 @@ that Go gives them.
 
 import asyncio
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,8 @@ from grpclib.protocol import EventsProcessor, H2Protocol
 from grpclib.server import Handler as ServerHandler
 from grpclib.server import Server
 from h2.events import RemoteSettingsChanged
+
+from devplugin._accept import accept_all
 
 __all__ = ["MAX_MESSAGE_BYTES", "GoServer", "PluginChannel", "RpcError", "go_errors"]
 
@@ -194,10 +195,11 @@ class GoServer(Server):
     def __init__(self, services: list[_Servable]) -> None:
         super().__init__(services, codec=_Codec("error unmarshalling request"), config=_GO_CONFIGURATION)
         self._connections: set[_Connection] = set()
-        self._listener: asyncio.AbstractServer | None = None
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<GoServer, {'listening' if self._listener else 'closed'}, {len(self._connections)} connections>"
+        return f"<GoServer, {'listening' if self._listening else 'closed'}, {len(self._connections)} connections>"
 
     def _protocol_factory(self) -> H2Protocol:
         plain = super()._protocol_factory()
@@ -215,13 +217,14 @@ class GoServer(Server):
         try:
             listening.setblocking(False)
             listening.bind(str(path))
-            keep_file: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-            self._listener = await asyncio.get_running_loop().create_unix_server(
-                self._protocol_factory, sock=listening, **keep_file
-            )
+            listening.listen()
         except BaseException:
             listening.close()
             raise
+        self._listening = listening
+        self._accepting = asyncio.create_task(
+            accept_all(listening, self._protocol_factory), name="fake kubelet: accept"
+        )
 
     def hang_up(self, *, abruptly: bool) -> None:
         """Stop listening and drop every connection.
@@ -229,9 +232,11 @@ class GoServer(Server):
         Args:
             abruptly: Without GOAWAY, as when the process is killed.
         """
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._listening is not None and self._accepting is not None:
+            self._accepting.cancel()
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         for connection in self._connections:
             if abruptly:
                 connection.abort()
@@ -240,6 +245,8 @@ class GoServer(Server):
 
     async def closed(self) -> None:
         """See the calls in flight end, after `hang_up`."""
+        if self._accepting is not None:
+            await asyncio.wait([self._accepting])
         for connection in self._connections:
             if connection.transport is not None:
                 await connection.lost.wait()
