@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamReset, TrailersReceived
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    PingAckReceived,
+    ResponseReceived,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
 from h2.settings import SettingCodes
 
 from devplugin._calls import REQUEST_BYTES_MAX, Methods, Send
@@ -111,6 +119,36 @@ async def test_a_request_in_pieces(directory: Path) -> None:
         event = await peer.until(DataReceived)
         assert isinstance(event, DataReceived)
         assert event.data == frame(message)
+
+
+async def test_a_request_with_padding_and_trailers(directory: Path) -> None:
+    """Padding takes room in the window as well, and gets it back; trailers of the peer's own say nothing here."""
+    async with peer_of(directory, ECHO) as (peer, _):
+        peer.request(1)
+        message = bytes(range(256)) + bytes(244)  # of as many frames with padding as fill the window twice
+        for byte in frame(message):
+            while peer.h2.local_flow_control_window(1) < 257:
+                peer.flush()
+                await peer.until(WindowUpdated)
+            peer.h2.send_data(1, bytes([byte]), pad_length=255)
+        peer.h2.send_headers(1, [("grpc-status", "13")], end_stream=True)
+        peer.flush()
+        event = await peer.until(DataReceived)
+        assert isinstance(event, DataReceived)
+        assert event.data == frame(message)
+        assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+
+
+async def test_headers_in_many_frames(directory: Path) -> None:
+    """Headers that no one frame takes; a path that is no UTF-8 is only an unknown one."""
+    async with peer_of(directory, ECHO) as (peer, _):
+        peer.h2.send_headers(1, [*REQUEST.items(), *((f"x-{number}", "\u20ac" * 3000) for number in range(4))])
+        peer.h2.send_data(1, EMPTY, end_stream=True)
+        peer.flush()
+        assert (await peer.headers(ResponseReceived))[":status"] == "200"
+        peer.h2.send_headers(3, [*(REQUEST | {":path": b"/\xff"}).items()], end_stream=True)
+        peer.flush()
+        assert (await peer.headers(ResponseReceived))["grpc-message"] == "there is no method /%EF%BF%BD"
 
 
 async def test_the_callers_time_is_over(directory: Path) -> None:
@@ -260,6 +298,67 @@ async def test_a_message_through_a_window(directory: Path, window: int) -> None:
             peer.flush()
         assert received == frame(message)
         assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+
+
+async def test_a_window_that_settings_move(directory: Path) -> None:
+    """Settings close the window of a message that is under way, even below nothing, and open it again."""
+    message = bytes(range(256)) * 8
+
+    async def long(_: bytes) -> bytes:
+        return message
+
+    async def data_until(size: int) -> bytes:
+        found = b""
+        while len(found) < size:
+            event = await peer.until(DataReceived)
+            assert isinstance(event, DataReceived)
+            found += event.data
+        assert len(found) == size
+        return found
+
+    def window(size: int) -> None:
+        peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: size})
+        peer.flush()
+
+    async with peer_of(directory, unary(long)) as (peer, server):
+        window(0)
+        peer.request(1, EMPTY)
+        await peer.headers(ResponseReceived)
+        window(100)
+        received = await data_until(100)
+        window(10)  # 90 too many were sent
+        peer.h2.increment_flow_control_window(80, 1)
+        peer.h2.ping(b"seen all")
+        peer.flush()
+        await peer.until(PingAckReceived)
+        (connection,) = server._connections
+        assert connection._h2.local_flow_control_window(1) == -10
+        assert not [event for event in peer.events if isinstance(event, DataReceived)]
+        window(2 * len(message))
+        received += await data_until(len(frame(message)) - 100)
+        assert received == frame(message)
+        assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+
+
+async def test_several_messages_through_one_window(directory: Path) -> None:
+    """Streams that wait for the connection's window all get on as it opens."""
+    message = bytes(40_000)
+
+    async def long(_: bytes) -> bytes:
+        return message
+
+    async with peer_of(directory, unary(long)) as (peer, _):
+        streams = range(1, 21, 2)
+        for stream_id in streams:
+            peer.request(stream_id, EMPTY)
+        received = dict.fromkeys(streams, 0)
+        while sum(received.values()) < len(frame(message)) * len(streams):
+            event = await peer.until(DataReceived)
+            assert isinstance(event, DataReceived)
+            received[event.stream_id] += len(event.data)
+            peer.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            peer.flush()
+        assert set(received.values()) == {len(frame(message))}
 
 
 async def test_a_peer_that_reads_later(directory: Path) -> None:
