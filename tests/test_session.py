@@ -116,6 +116,17 @@ async def test_waits_for_a_kubelet(directory: Path, serve: Serve, caplog: pytest
     assert len(waiting) == 1
 
 
+async def test_waits_for_the_kubelets_directory(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A kubelet that has never run has not made it yet."""
+    caplog.set_level("INFO", "devplugin")
+    path = directory / "kubelet" / "device-plugins"
+    serve(Fixed(), kubelet_dir=path)
+    await eventually(lambda: caplog.messages)
+    path.mkdir(parents=True)
+    async with grpcio_kubelet(path) as kubelet:
+        await kubelet.until(lambda k: k.lists)
+
+
 async def test_a_refused_name_ends_serve(directory: Path, serve: Serve) -> None:
     """What the kubelet will never accept ends serve() with the kubelet's words and an advice."""
     async with grpcio_kubelet(directory) as kubelet:
