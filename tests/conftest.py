@@ -20,6 +20,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 Serve = Callable[..., asyncio.Task[None]]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, with ``-n auto``: a test that waits leaves its core to another one."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def unmeasured() -> dict[str, str]:
     """The environment of a process that coverage need not see: other tests run the same lines.
 
