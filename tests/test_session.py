@@ -116,7 +116,9 @@ async def test_waits_for_a_kubelet(directory: Path, serve: Serve, caplog: pytest
     assert len(waiting) == 1
 
 
-async def test_waits_for_the_kubelets_directory(directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_waits_for_the_kubelets_directory(
+    directory: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     """A kubelet that has never run has not made it yet."""
     caplog.set_level("INFO", "devplugin")
     path = directory / "kubelet" / "device-plugins"
