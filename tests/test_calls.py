@@ -98,12 +98,19 @@ async def test_what_is_no_call(
     ],
 )
 async def test_a_request_that_is_none(directory: Path, data: bytes, status: str, message: str) -> None:
-    """The peer reads what is wrong with it."""
-    async with peer_of(directory, ECHO) as (peer, _):
+    """The peer reads what is wrong with it, and no method does."""
+    asked: list[bytes] = []
+
+    async def note(request: bytes) -> bytes:
+        asked.append(request)
+        return request
+
+    async with peer_of(directory, unary(note)) as (peer, _):
         peer.request(1, data)
         headers = await peer.headers(ResponseReceived)
         assert (headers["grpc-status"], headers["grpc-message"]) == (status, message)
         await _works(peer, 3)
+    assert asked == [b"ab"]
 
 
 async def test_a_request_in_pieces(directory: Path) -> None:
@@ -184,11 +191,12 @@ async def test_a_stream_that_fails_after_a_message(directory: Path) -> None:
         await send(b"one")
         raise CallError(Status.ABORTED, "no more")
 
-    async with peer_of(directory, Methods({}, {"/x/Y": fail})) as (peer, server):
-        peer.request(1, EMPTY)
+    async with peer_of(directory, Methods({"/x/Y": _echo}, {"/x/Fail": fail})) as (peer, server):
+        peer.request(1, EMPTY, path="/x/Fail")
         assert "grpc-status" not in await peer.headers(ResponseReceived)
         assert await peer.headers(TrailersReceived) == {"grpc-status": "10", "grpc-message": "no more"}
         (connection,) = server._connections
+        await _works(peer, 3)
         assert connection.has_streamed
 
 
@@ -373,6 +381,8 @@ async def test_a_peer_that_reads_later(directory: Path) -> None:
         peer.h2.increment_flow_control_window(2**30)
         peer.request(1, EMPTY)
         await eventually(lambda: any(connection._writing_paused for connection in server._connections))
+        (connection,) = server._connections
+        assert connection.transport.get_write_buffer_size() < 2**17  # the rest of the message waits as it is
         received = 0
         while received < len(frame(message)):
             event = await peer.until(DataReceived)
