@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from h2.connection import H2Connection
 from h2.events import Event, ResponseReceived, TrailersReceived
@@ -65,6 +66,15 @@ class RawPeer:
             while await asyncio.get_running_loop().sock_recv(self.socket, 65536):
                 pass
         return True
+
+
+@contextmanager
+def nothing_unhandled() -> Iterator[None]:
+    """No exception reaches the loop meanwhile, of a protocol or of a task."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    yield
+    assert failures == []
 
 
 @contextmanager

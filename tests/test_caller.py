@@ -13,6 +13,7 @@ from h2.events import Event, RequestReceived, StreamEnded
 from devplugin import _caller
 from devplugin._caller import CallingConnection
 from devplugin._grpc import CallError, Status, frame
+from tests.support_http2 import nothing_unhandled
 
 pytestmark = pytest.mark.asyncio
 
@@ -45,9 +46,10 @@ async def connected(directory: Path, react: Callable[[RawServer, Event], None]) 
     path = str(directory / "s.sock")
     server = await loop.create_unix_server(lambda: RawServer(react), path)
     _, connection = await loop.create_unix_connection(CallingConnection, path)
-    yield connection
-    connection.transport.close()
-    await connection.lost
+    with nothing_unhandled():
+        yield connection
+        connection.transport.close()
+        await connection.lost
     server.close()
 
 

@@ -24,7 +24,7 @@ from devplugin._calls import REQUEST_BYTES_MAX, Methods, Send
 from devplugin._grpc import CallError, Status, frame
 from devplugin._server import Server, serving
 from tests.conftest import eventually
-from tests.support_http2 import REQUEST, RawPeer, raw_peer
+from tests.support_http2 import REQUEST, RawPeer, nothing_unhandled, raw_peer
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,9 +33,10 @@ EMPTY = frame(b"")
 
 @asynccontextmanager
 async def peer_of(directory: Path, methods: Methods) -> AsyncIterator[tuple[RawPeer, Server]]:
-    async with serving(str(directory), "acme.com/gpu", methods) as server:
-        with raw_peer(server.path) as peer:
-            yield peer, server
+    with nothing_unhandled():
+        async with serving(str(directory), "acme.com/gpu", methods) as server:
+            with raw_peer(server.path) as peer:
+                yield peer, server
 
 
 def unary(answer: Callable[[bytes], Awaitable[bytes]]) -> Methods:
@@ -280,6 +281,30 @@ async def test_a_peer_that_leaves(directory: Path, how: str) -> None:
         async with asyncio.timeout(5):
             await ended.wait()
         await eventually(lambda: not server._connections)
+
+
+async def test_the_plugin_ends(directory: Path) -> None:
+    """It says so to its peer, and waits for the calls that are under way to tidy up."""
+    ends: list[str] = []
+
+    async def wait(_: bytes) -> bytes:
+        ends.append("began")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _turn in range(9):
+                await asyncio.sleep(0)
+            ends.append("tidy")
+        raise AssertionError
+
+    async with peer_of(directory, unary(wait)) as (peer, server):
+        peer.request(1, EMPTY)
+        await eventually(lambda: ends)
+        await server.close_connections()
+        assert ends == ["began", "tidy"]
+        goodbye = await peer.until(ConnectionTerminated)
+        assert isinstance(goodbye, ConnectionTerminated)
+        assert (goodbye.error_code, goodbye.last_stream_id) == (ErrorCodes.NO_ERROR, 1)
 
 
 @pytest.mark.parametrize("window", [1, 7, 16_384, 2**20])

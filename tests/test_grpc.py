@@ -3,7 +3,7 @@
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from devplugin._grpc import (
@@ -56,6 +56,7 @@ def test_what_no_message_can_come_of(data: bytes, status: Status, message: str) 
 
 
 @given(errors)
+@example(CallError(Status.ABORTED, "100%25"))
 def test_an_error_there_and_back(error: CallError) -> None:
     """Status and text arrive, escaped as others do it."""
     headers = trailers(error)
