@@ -1,7 +1,6 @@
 """What an author imports, and what it costs."""
 
 import inspect
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 import devplugin
+from tests.conftest import unmeasured
 
 NAMES = [
     "Allocation",
@@ -155,15 +155,16 @@ run("plugin")  # line 32
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int, str, str]]]:
+def checked(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, list[tuple[int, str, str]]]:
     """What mypy says of the two programs, by name: line, kind and text."""
     folder = tmp_path_factory.mktemp("typed")
     for name, program in (("author.py", AUTHOR), ("mistakes.py", MISTAKES)):
         (folder / name).write_text(program)
+    root = Path(devplugin.__file__).parents[1]
     found = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary", "--hide-error-context", "."],
         cwd=folder,
-        env={**os.environ, "MYPYPATH": str(Path(devplugin.__file__).parents[1])},
+        env=unmeasured() | {"MYPYPATH": str(root), "MYPY_CACHE_DIR": str(root / ".mypy_cache" / f"face-{worker_id}")},
         capture_output=True,
         text=True,
         check=False,
