@@ -6,6 +6,8 @@ PY := $(BIN)/python
 READY := $(VENV)/.ready
 # A quarter of the suite's time is waiting, so tests/conftest.py has one worker more than there are cores.
 PARALLEL := -n auto --dist worksteal
+# Otherwise each of hundreds of processes would compile again what none has kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help test check fix endurance conformance e2e bench demo docs proto clean
