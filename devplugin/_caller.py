@@ -3,6 +3,7 @@
 import asyncio
 
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.exceptions import ProtocolError
 
 from devplugin._grpc import (
     CONTENT_TYPE,
@@ -51,7 +52,6 @@ class CallingConnection(Connection):
         """
         if self.transport.is_closing():
             raise ConnectionResetError("the connection was lost")
-        self._answer = asyncio.get_running_loop().create_future()
         headers = [
             (b":method", b"POST"),
             (b":scheme", b"http"),
@@ -62,10 +62,15 @@ class CallingConnection(Connection):
             (b"user-agent", b"devplugin"),
             (b"grpc-timeout", write_timeout(timeout_s)),
         ]
-        async with asyncio.timeout(timeout_s):
+        try:
             self._h2.send_headers(_STREAM_ID, headers)
-            await self.send_data(_STREAM_ID, frame(request), end_stream=True)
-            self.flush()
+            # A registration is much shorter than the first window of any server.
+            self._h2.send_data(_STREAM_ID, frame(request), end_stream=True)
+        except ProtocolError as error:
+            raise ConnectionResetError(f"it takes no call: {error}") from error
+        self.flush()
+        self._answer = asyncio.get_running_loop().create_future()
+        async with asyncio.timeout(timeout_s):
             return await self._answer
 
     def _take_headers(self, event: ResponseReceived | TrailersReceived) -> None:

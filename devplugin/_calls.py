@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
 from h2.exceptions import ProtocolError
 
@@ -90,7 +91,7 @@ class ServedConnection(Connection):
     def give_up(self, reason: str) -> None:  # noqa: ARG002
         self._requests.clear()
         for task in self._tasks.values():
-            task.cancel()
+            _cancel(task)
 
     def say_goodbye(self) -> None:
         """GOAWAY, what is still to be written, and the end of the connection."""
@@ -147,12 +148,17 @@ class ServedConnection(Connection):
     def _reset(self, event: StreamReset) -> None:
         self._requests.pop(event.stream_id, None)
         if task := self._tasks.get(event.stream_id):
-            task.cancel()
+            _cancel(task)
 
     async def _serve(self, stream_id: int, request: _Request) -> None:
         respond = self._stream if request.path in self._methods.streaming else self._reply
-        with suppress(ProtocolError):  # the peer has closed the stream, and does not want to know
-            await respond(stream_id, request)
+        try:
+            with suppress(ProtocolError):  # the peer has closed the stream, and does not want to know
+                await respond(stream_id, request)
+        except Exception:  # a kubelet without an answer waits for ever
+            log.exception("%s has no answer", request.path)
+            self._h2.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+            self.flush()
 
     async def _reply(self, stream_id: int, request: _Request) -> None:
         try:
@@ -189,17 +195,24 @@ class ServedConnection(Connection):
             self._h2.reset_stream(stream_id)
 
 
+def _cancel(task: asyncio.Task[None]) -> None:
+    """Once: a peer that resets a call and then goes does not disturb a method that is tidying up."""
+    if not task.cancelling():
+        task.cancel()
+
+
 async def _outcome(request: _Request, method: Callable[[bytes], Awaitable[T]]) -> T:
     """What the method says to the request, within the caller's time.
 
     Raises:
         CallError: Whatever goes wrong.
+        ProtocolError: The method has sent something, and the peer has closed the stream.
     """
     try:
         message = message_in(request.data)
         async with nullcontext() if request.within_s is None else asyncio.timeout(request.within_s):
             return await method(message)
-    except CallError:
+    except (CallError, ProtocolError):
         raise
     except TimeoutError as error:
         raise CallError(Status.DEADLINE_EXCEEDED, "the caller's time is over") from error

@@ -39,6 +39,9 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
+_STATUSES = {b"%d" % status: status for status in Status}
+
+
 class CallError(Exception):
     """A call ended with another status than OK. ``message`` is for people, and may be empty."""
 
@@ -126,15 +129,19 @@ def check_trailers(headers: Headers) -> None:
     if code is None:
         http = found.get(b":status", b"no").decode(errors="replace")
         raise CallError(Status.UNKNOWN, f"the answer is not gRPC's: HTTP status {http}")
-    status = Status(int(code)) if code.isdigit() and int(code) <= max(Status) else Status.UNKNOWN
+    status = _STATUSES.get(code, Status.UNKNOWN)
     if status is not Status.OK:
         raise CallError(status, _unescaped(found.get(b"grpc-message", b"")))
 
 
 def _escaped(text: str) -> bytes:
-    """For a header: printable ASCII as it is, but for the percent sign, and the other bytes as their numbers."""
+    """For a header: printable ASCII as it is, but for the percent sign, and the other bytes as their numbers.
+
+    Python's name of a file that is no UTF-8 has surrogates, which UTF-8 does not have.
+    """
     return b"".join(
-        b"%c" % byte if 0x20 <= byte < 0x7F and byte != _PERCENT else b"%%%02X" % byte for byte in text.encode()
+        b"%c" % byte if 0x20 <= byte < 0x7F and byte != _PERCENT else b"%%%02X" % byte
+        for byte in text.encode(errors="backslashreplace")
     )
 
 

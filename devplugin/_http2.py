@@ -12,7 +12,7 @@ from typing import Any, cast
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, RemoteSettingsChanged, WindowUpdated
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 
 log = logging.getLogger("devplugin.http2")
 
@@ -97,19 +97,18 @@ class Connection(asyncio.BufferedProtocol, ABC):
         if data and not self.transport.is_closing():
             self.transport.write(data)
 
-    async def send_data(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+    async def send_data(self, stream_id: int, data: bytes) -> None:
         """Send data on a stream, as fast as the peer takes it. The last frame is left to ``flush()``.
 
         Raises:
-            ProtocolError: The stream is closed.
+            ProtocolError: The stream is closed, or the connection.
         """
         sent = 0
         while True:
             part = data[sent : sent + await self._room_on(stream_id)]
             sent += len(part)
-            last = sent == len(data)
-            self._h2.send_data(stream_id, part, end_stream=end_stream and last)
-            if last:
+            self._h2.send_data(stream_id, part)
+            if sent == len(data):
                 return
             self.flush()
 
@@ -121,6 +120,8 @@ class Connection(asyncio.BufferedProtocol, ABC):
     async def _room_on(self, stream_id: int) -> int:
         """How many bytes the next frame on the stream may have, as soon as that is any."""
         while self._writing_paused or (room := self._h2.local_flow_control_window(stream_id)) <= 0:
+            if self.transport.is_closing():  # there will be no room any more
+                raise StreamClosedError(stream_id)
             self.flush()
             self._room.clear()
             await self._room.wait()

@@ -66,15 +66,17 @@ class Server:
         ending = list(self._connections)
         for connection in ending:
             connection.say_goodbye()
-        await _lost(ending, _CLOSE_WITHIN_S)
-        for connection in list(self._connections):  # the peer does not read
-            connection.transport.abort()
+        try:
+            await _lost(ending, _CLOSE_WITHIN_S)
+        finally:
+            for connection in list(self._connections):  # the peer does not read
+                connection.transport.abort()
+        await _lost(ending, None)
         for connection in ending:
-            await connection.lost
             await connection.calls_ended()
 
 
-async def _lost(connections: list[ServedConnection], within_s: float) -> None:
+async def _lost(connections: list[ServedConnection], within_s: float | None) -> None:
     if connections:
         await asyncio.wait([connection.lost for connection in connections], timeout=within_s)
 
@@ -102,11 +104,14 @@ async def serving(directory: str, resource_name: str, methods: Methods) -> Async
         yield server
     finally:
         accepting.cancel()
-        await asyncio.wait([accepting])
+        asyncio.get_running_loop().remove_reader(listening)
         listening.close()
         if server.owns_its_file():
             os.unlink(path)
-        await server.close_connections()
+        try:
+            await asyncio.wait([accepting])
+        finally:
+            await server.close_connections()
 
 
 def _prefix(directory: str, resource_name: str) -> str:

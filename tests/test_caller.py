@@ -1,7 +1,7 @@
 """A call to a server whose every frame is the test's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,10 +9,12 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import Event, RequestReceived, StreamEnded
+from h2.settings import SettingCodes
 
 from devplugin import _caller
 from devplugin._caller import CallingConnection
 from devplugin._grpc import CallError, Status, frame
+from tests.conftest import eventually
 from tests.support_http2 import nothing_unhandled
 
 pytestmark = pytest.mark.asyncio
@@ -24,14 +26,16 @@ DONE = [("grpc-status", "0")]
 class RawServer(asyncio.Protocol):
     """What a call meets: ``react`` is told each event."""
 
-    def __init__(self, react: Callable[["RawServer", Event], None]) -> None:
+    def __init__(self, react: Callable[["RawServer", Event], None], settings: Mapping[SettingCodes | int, int]) -> None:
         self.react = react
+        self.settings = settings
         self.h2 = H2Connection(H2Configuration(client_side=False))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.h2.initiate_connection()
+        self.h2.update_settings(dict(self.settings))
         self.transport.write(self.h2.data_to_send())
 
     def data_received(self, data: bytes) -> None:
@@ -41,10 +45,12 @@ class RawServer(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connected(directory: Path, react: Callable[[RawServer, Event], None]) -> AsyncIterator[CallingConnection]:
+async def connected(
+    directory: Path, react: Callable[[RawServer, Event], None], settings: Mapping[SettingCodes | int, int] = {}
+) -> AsyncIterator[CallingConnection]:
     loop = asyncio.get_running_loop()
     path = str(directory / "s.sock")
-    server = await loop.create_unix_server(lambda: RawServer(react), path)
+    server = await loop.create_unix_server(lambda: RawServer(react, settings), path)
     _, connection = await loop.create_unix_connection(CallingConnection, path)
     with nothing_unhandled():
         yield connection
@@ -151,6 +157,18 @@ async def test_a_server_that_goes(directory: Path, send: Callable[[RawServer], N
         with pytest.raises(ConnectionResetError) as caught:
             await connection.call("/a.B/C", b"ask", 15)
     assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [(SettingCodes.MAX_CONCURRENT_STREAMS, "Max outbound streams"), (SettingCodes.INITIAL_WINDOW_SIZE, "flow control")],
+)
+async def test_a_server_that_takes_no_call(directory: Path, setting: SettingCodes, reason: str) -> None:
+    """Its settings leave no room for one."""
+    async with connected(directory, lambda *_: None, {setting: 0}) as connection:
+        await eventually(lambda: connection._h2.remote_settings.get(setting) == 0)
+        with pytest.raises(ConnectionResetError, match=f"it takes no call: .*{reason}"):
+            await connection.call("/a.B/C", b"ask", 15)
 
 
 async def test_a_server_that_has_gone(directory: Path) -> None:

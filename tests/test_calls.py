@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -185,6 +185,20 @@ async def test_a_defect(directory: Path, caplog: pytest.LogCaptureFixture) -> No
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == ["/x/Y failed"]
 
 
+async def test_an_answer_that_cannot_be_sent(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The peer does not wait for it for ever."""
+
+    async def wrong(_: bytes) -> bytes:
+        return "text"  # type: ignore[return-value]
+
+    async with peer_of(directory, unary(wrong)) as (peer, _):
+        peer.request(1, EMPTY)
+        reset = await peer.until(StreamReset)
+        assert isinstance(reset, StreamReset)
+        assert reset.error_code == ErrorCodes.INTERNAL_ERROR
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == ["/x/Y has no answer"]
+
+
 async def test_a_stream_that_fails_after_a_message(directory: Path) -> None:
     """Its error comes in the trailers."""
 
@@ -229,6 +243,74 @@ async def test_a_peer_that_gives_up(directory: Path, gives_in: bool, caplog: pyt
         peer.request(3, EMPTY, path="/x/Echo")
         assert (await peer.headers(ResponseReceived))[":status"] == "200"
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+async def test_a_method_that_tidies_up(directory: Path) -> None:
+    """It is cancelled once, though its peer gives up the call and then goes as well."""
+    tidy, ends = asyncio.Event(), list[str]()
+
+    async def wait(_: bytes) -> bytes:
+        ends.append("began")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("cancelled")
+            await tidy.wait()
+            ends.append("tidy")
+        raise AssertionError
+
+    async with peer_of(directory, unary(wait)) as (peer, server):
+        peer.request(1, EMPTY)
+        await eventually(lambda: "began" in ends)
+        peer.h2.reset_stream(1, ErrorCodes.CANCEL)
+        peer.flush()
+        await eventually(lambda: "cancelled" in ends)
+        (connection,) = server._connections
+        peer.socket.close()
+        await connection.lost
+        tidy.set()
+        await connection.calls_ended()
+    assert ends == ["began", "cancelled", "tidy"]
+
+
+async def test_a_method_that_answers_a_peer_that_has_gone(directory: Path) -> None:
+    """Its answer does not wait for room that will never come."""
+    began = asyncio.Event()
+
+    async def answer(_: bytes) -> bytes:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return bytes(100_000)
+
+    async with peer_of(directory, unary(answer)) as (peer, server):
+        peer.request(1, EMPTY)
+        await began.wait()
+        (connection,) = server._connections
+        peer.socket.close()
+        async with asyncio.timeout(5):
+            await connection.lost
+            await connection.calls_ended()
+
+
+async def test_a_stream_that_the_plugin_ends(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it would send in the moment of the goodbye is lost, and that is no defect of its method."""
+    go = asyncio.Event()
+
+    async def stream(_: bytes, send: Send) -> None:
+        await send(b"one")
+        await go.wait()
+        await send(b"two")
+
+    async with peer_of(directory, Methods({}, {"/x/Y": stream})) as (peer, server):
+        peer.request(1, EMPTY)
+        await peer.until(DataReceived)
+        (connection,) = server._connections
+        go.set()
+        connection.say_goodbye()
+        await connection.lost
+        await connection.calls_ended()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_peer_that_gives_up_at_once(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """What gRPC adds to HTTP/2: what is written can be read, and what is wrong is told in words."""
 
+import os
 from urllib.parse import quote, unquote
 
 import pytest
@@ -68,6 +69,13 @@ def test_an_error_there_and_back(error: CallError) -> None:
     assert (caught.value.status, caught.value.message) == (error.status, error.message)
 
 
+def test_a_text_that_utf8_does_not_have() -> None:
+    """A file's name that is no UTF-8 does not keep the status from arriving."""
+    with pytest.raises(CallError) as caught:
+        check_trailers(trailers(CallError(Status.ABORTED, f"no {os.fsdecode(b'/dev/x' + bytes([0xFF]))}")))
+    assert (caught.value.status, caught.value.message) == (Status.ABORTED, r"no /dev/x\udcff")
+
+
 @given(st.text())
 def test_the_text_of_another_server(text: str) -> None:
     """However much of it that escapes."""
@@ -82,7 +90,7 @@ def test_ok_is_no_error() -> None:
     check_trailers([(b":status", b"200"), (b"grpc-status", b"0"), (b"grpc-message", b"fine")])
 
 
-@pytest.mark.parametrize("code", [b"17", b"-1", b"", b"x", b"99999999999999999999"])
+@pytest.mark.parametrize("code", [b"17", b"-1", b"", b"x", b"9" * 5000])
 def test_a_status_that_is_none(code: bytes) -> None:
     """It is an error whose kind is not known."""
     with pytest.raises(CallError) as caught:

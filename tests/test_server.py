@@ -7,6 +7,7 @@ import resource
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from h2.events import DataReceived
@@ -98,6 +99,28 @@ async def test_no_descriptor_is_left(
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             peer.request(data=b"\0\0\0\0\0")
             await peer.until(DataReceived)
+
+
+@pytest.mark.asyncio
+async def test_an_end_that_is_cancelled(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its last moment: the connections end all the same."""
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    monkeypatch.setattr(_server, "_CLOSE_WITHIN_S", 0)
+    async with serving(str(directory), "acme.com/gpu", FLOOD) as server:
+        with raw_peer(server.path) as peer:
+            peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+            peer.h2.increment_flow_control_window(2**31 - 2**16)
+            peer.request(data=b"\0\0\0\0\0")
+            await eventually(lambda: any(c.transport.get_write_buffer_size() for c in server._connections))
+            (connection,) = server._connections
+            abort = connection.transport.abort
+            ending = asyncio.create_task(server.close_connections())
+            monkeypatch.setattr(connection.transport, "abort", lambda: (ending.cancel(), abort()))
+            await asyncio.wait([ending])
+            await eventually(lambda: not server._connections)
+            await connection.calls_ended()
+    assert failures == []
 
 
 @pytest.mark.asyncio
