@@ -141,7 +141,8 @@ class ServedConnection(Connection):
         request = self._requests.pop(stream_id, None)
         if request is None:  # it was refused
             return
-        task = asyncio.Task(self._serve(stream_id, request), name=f"{request.path} {stream_id}", **_AT_ONCE)
+        loop = asyncio.get_running_loop()  # which 3.12 and 3.13 do not find by themselves for a task that begins at once
+        task = asyncio.Task(self._serve(stream_id, request), loop=loop, name=f"{request.path} {stream_id}", **_AT_ONCE)
         self._tasks[stream_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream_id))
 
