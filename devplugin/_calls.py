@@ -76,7 +76,8 @@ class ServedConnection(Connection):
         )
         self._methods = methods
         self._requests: dict[int, _Request] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._replies: dict[int, asyncio.Task[None]] = {}
+        self._streams: dict[int, asyncio.Task[None]] = {}
         self._connections = connections
         self.has_streamed = False
 
@@ -90,7 +91,7 @@ class ServedConnection(Connection):
 
     def give_up(self, reason: str) -> None:  # noqa: ARG002
         self._requests.clear()
-        for task in self._tasks.values():
+        for task in self._tasks():
             _cancel(task)
 
     def say_goodbye(self) -> None:
@@ -99,10 +100,18 @@ class ServedConnection(Connection):
         self.flush()
         self.transport.close()
 
+    async def replies_sent(self) -> None:
+        """Return when no call is under way, but for those that may have many messages for an answer."""
+        if self._replies:
+            await asyncio.wait(self._replies.values())
+
     async def calls_ended(self) -> None:
-        """Return when no call has a task."""
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        """Return when no call is under way."""
+        if tasks := self._tasks():
+            await asyncio.wait(tasks)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [*self._replies.values(), *self._streams.values()]
 
     def _begin(self, event: RequestReceived) -> None:
         stream_id, headers = event.stream_id, dict(event.headers)
@@ -141,14 +150,17 @@ class ServedConnection(Connection):
         request = self._requests.pop(stream_id, None)
         if request is None:  # it was refused
             return
-        loop = asyncio.get_running_loop()  # which 3.12 and 3.13 do not find by themselves for a task that begins at once
+        loop = (
+            asyncio.get_running_loop()
+        )  # which 3.12 and 3.13 do not find by themselves for a task that begins at once
         task = asyncio.Task(self._serve(stream_id, request), loop=loop, name=f"{request.path} {stream_id}", **_AT_ONCE)
-        self._tasks[stream_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(stream_id))
+        tasks = self._streams if request.path in self._methods.streaming else self._replies
+        tasks[stream_id] = task
+        task.add_done_callback(lambda _: tasks.pop(stream_id))
 
     def _reset(self, event: StreamReset) -> None:
         self._requests.pop(event.stream_id, None)
-        if task := self._tasks.get(event.stream_id):
+        if task := self._replies.get(event.stream_id) or self._streams.get(event.stream_id):
             _cancel(task)
 
     async def _serve(self, stream_id: int, request: _Request) -> None:

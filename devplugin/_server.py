@@ -55,6 +55,13 @@ class Server:
         except FileNotFoundError:  # the directory itself has gone
             return set()
 
+    async def replies_sent(self, within_s: float) -> None:
+        """Return when every call has its answer, but for streams, or after ``within_s`` seconds."""
+        with suppress(TimeoutError):  # asyncio.wait_for would lose a cancellation on Python 3.11
+            async with asyncio.timeout(within_s):
+                for connection in list(self._connections):
+                    await connection.replies_sent()
+
     async def streaming_peers_gone(self, within_s: float) -> None:
         """Return when each peer that had a stream has closed its connection, or after ``within_s`` seconds."""
         await _lost([connection for connection in self._connections if connection.has_streamed], within_s)

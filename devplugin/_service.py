@@ -55,7 +55,7 @@ class Hooks(Protocol[D]):
 
 
 class Service(Generic[D]):
-    """The service, and what a session must know of it: the kubelet's stream, and the calls that are under way.
+    """The service, and what a session must know of it: the kubelet's stream.
 
     The first stream is taken for the kubelet's: nobody else knows the socket's name before the kubelet has been told.
     """
@@ -69,15 +69,12 @@ class Service(Generic[D]):
         self._claims = Claims()
         self._streams: set[asyncio.Task[object]] = set()
         self._ending = False
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._on_stream = on_stream
         self.stream_seen = False
         self.stream_ended = False
 
     def __repr__(self) -> str:
-        return f"Service({self._hooks.resource_name!r}, {len(self._streams)} streams, {self._calls} calls)"
+        return f"Service({self._hooks.resource_name!r}, {len(self._streams)} streams)"
 
     def methods(self) -> Methods:
         """What the kubelet can call."""
@@ -88,7 +85,7 @@ class Service(Generic[D]):
             "PreStartContainer": self._pre_start_container,
         }
         return Methods(
-            {f"{_PATH}/{name}": self._counted(answer) for name, answer in unary.items()},
+            {f"{_PATH}/{name}": _readable(answer) for name, answer in unary.items()},
             {f"{_PATH}/ListAndWatch": self._list_and_watch},
         )
 
@@ -97,27 +94,6 @@ class Service(Generic[D]):
         self._ending = True
         for stream in self._streams:
             stream.cancel()
-
-    async def calls_done(self, within_s: float) -> None:
-        """Return when no call is under way, or after ``within_s`` seconds."""
-        with suppress(TimeoutError):  # asyncio.wait_for would lose a cancellation on Python 3.11
-            async with asyncio.timeout(within_s):
-                await self._idle.wait()
-
-    def _counted(self, answer: Unary) -> Unary:
-        async def counted(request: bytes) -> bytes:
-            self._calls += 1
-            self._idle.clear()
-            try:
-                return await answer(request)
-            except MalformedMessage as error:
-                raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
-            finally:
-                self._calls -= 1
-                if not self._calls:
-                    self._idle.set()
-
-        return counted
 
     async def _get_device_plugin_options(self, _: bytes) -> bytes:
         self._log(logging.DEBUG, "get_device_plugin_options")
@@ -251,6 +227,16 @@ class Service(Generic[D]):
 
     def _log(self, level: int, event: str, **details: object) -> None:
         log.log(level, "DevicePlugin.%s", event, extra={"details": {"resource": self._hooks.resource_name, **details}})
+
+
+def _readable(answer: Unary) -> Unary:
+    async def readable(request: bytes) -> bytes:
+        try:
+            return await answer(request)
+        except MalformedMessage as error:
+            raise CallError(Status.INVALID_ARGUMENT, str(error)) from error
+
+    return readable
 
 
 def _status_of(error: AllocationError) -> Status:

@@ -109,7 +109,7 @@ class Registration(Generic[D]):
                 self._said = None
                 return await self._until_over(kubelet, service, server, siblings, wakeups)
             finally:
-                await service.calls_done(_CALLS_DONE_WITHIN_S)
+                await server.replies_sent(_CALLS_DONE_WITHIN_S)
                 service.end_streams()
                 await server.streaming_peers_gone(_PEER_CLOSES_WITHIN_S)
 

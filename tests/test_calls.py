@@ -239,7 +239,7 @@ async def test_a_peer_that_gives_up(directory: Path, gives_in: bool, caplog: pyt
         peer.flush()
         await eventually(lambda: ends == ["began", "cancelled"])
         (connection,) = server._connections
-        await eventually(lambda: not connection._tasks)
+        await eventually(lambda: not connection._tasks())
         peer.request(3, EMPTY, path="/x/Echo")
         assert (await peer.headers(ResponseReceived))[":status"] == "200"
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
@@ -496,3 +496,24 @@ async def test_a_peer_that_reads_later(directory: Path) -> None:
             assert isinstance(event, DataReceived)
             received += len(event.data)
         assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+
+
+async def test_the_end_waits_for_an_answer_on_its_way(directory: Path) -> None:
+    """A call is under way until the peer has room for the whole of its answer."""
+
+    async def long(_: bytes) -> bytes:
+        return bytes(100)
+
+    async with peer_of(directory, unary(long)) as (peer, server):
+        peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 50})
+        peer.request(1, EMPTY)
+        await peer.until(DataReceived)
+        ending = asyncio.create_task(server.replies_sent(5))
+        peer.h2.ping(bytes(8))
+        peer.flush()
+        await peer.until(PingAckReceived)
+        assert not ending.done()
+        peer.h2.increment_flow_control_window(1000, 1)
+        peer.flush()
+        assert await peer.headers(TrailersReceived) == {"grpc-status": "0"}
+        await ending

@@ -273,7 +273,7 @@ async def _serve(actions: Iterable[tuple[Action, int]], *, at_once: bool) -> Non
         await wire.connection.calls_ended()
     await _steps(2)
     assert not wire.connection._requests
-    assert not wire.connection._tasks
+    assert not wire.connection._tasks()
     _check_written(bytes(wire.written))
 
     another = Wire(METHODS)

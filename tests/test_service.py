@@ -27,7 +27,7 @@ from devplugin import (
 from devplugin._calls import REQUEST_BYTES_MAX
 from devplugin._cell import Latest
 from devplugin._proto import v1beta1 as pb
-from devplugin._server import serving
+from devplugin._server import Server, serving
 from devplugin._service import Service
 from devplugin._snapshot import Snapshot
 from tests.conftest import eventually
@@ -51,10 +51,11 @@ class Gpus(DevicePluginBase[Gpu]):
 
 
 class Served:
-    def __init__(self, service: Service[Gpu], snapshots: Latest[Snapshot[Gpu]], socket: Path) -> None:
+    def __init__(self, service: Service[Gpu], snapshots: Latest[Snapshot[Gpu]], server: Server) -> None:
         self.service = service
         self.snapshots = snapshots
-        self.kubelet = PluginClient(socket)
+        self.server = server
+        self.kubelet = PluginClient(Path(server.path))
 
     async def offer(self, *devices: Gpu) -> None:
         self.snapshots.set(await Snapshot.take(devices, self.snapshots.get()))
@@ -65,7 +66,7 @@ async def served(plugin: DevicePluginBase[Gpu], directory: Path, *devices: Gpu) 
     snapshots: Latest[Snapshot[Gpu]] = Latest()
     service = Service(plugin, snapshots, b"", on_stream=lambda: None)
     async with serving(str(directory), plugin.resource_name, service.methods()) as server:
-        under_test = Served(service, snapshots, Path(server.path))
+        under_test = Served(service, snapshots, server)
         if devices:
             await under_test.offer(*devices)
         yield under_test
@@ -358,7 +359,7 @@ async def test_ended_streams_end_with_ok(directory: Path) -> None:
         stream = plugin.kubelet.list_and_watch()
         reading = asyncio.create_task(stream.read())
         await eventually(lambda: plugin.service.stream_seen)
-        assert repr(plugin.service) == "Service('acme.com/gpu', 1 streams, 0 calls)"
+        assert repr(plugin.service) == "Service('acme.com/gpu', 1 streams)"
         plugin.service.end_streams()
         assert await reading is grpc.aio.EOF
         assert await stream.code() == grpc.StatusCode.OK
@@ -420,7 +421,7 @@ async def test_a_call_without_a_message(directory: Path) -> None:
 async def test_a_cancellation_while_calls_are_awaited_is_not_lost(directory: Path, turns: int) -> None:
     """At whatever turn of the loop it comes: on Python 3.11 asyncio.wait_for() would lose it, and serve() never end."""
     async with served(Gpus(), directory, *GPUS) as plugin:
-        waiting = asyncio.create_task(plugin.service.calls_done(10))
+        waiting = asyncio.create_task(plugin.server.replies_sent(10))
         for _ in range(turns):
             await asyncio.sleep(0)
         requested = waiting.cancel()
@@ -429,7 +430,7 @@ async def test_a_cancellation_while_calls_are_awaited_is_not_lost(directory: Pat
 
 
 async def test_calls_are_independent(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A call that waits holds up no other, and calls_done() waits for it."""
+    """A call that waits holds up no other, and replies_sent() waits for it."""
     caplog.set_level(logging.DEBUG, "devplugin")
     release = asyncio.Event()
 
@@ -442,9 +443,9 @@ async def test_calls_are_independent(directory: Path, caplog: pytest.LogCaptureF
     async with served(Plugin(), directory, *GPUS) as plugin:
         slow = asyncio.create_task(plugin.kubelet.allocate(["g0"]))
         await asyncio.gather(*(plugin.kubelet.allocate(["g1"]) for _ in range(50)))
-        await plugin.service.calls_done(0.01)
+        await plugin.server.replies_sent(0.01)
         assert not slow.done()
-        done = asyncio.create_task(plugin.service.calls_done(10))
+        done = asyncio.create_task(plugin.server.replies_sent(10))
         release.set()
         await asyncio.gather(slow, done)
     details = [vars(record)["details"] for record in caplog.records if record.message == "DevicePlugin.allocate"]

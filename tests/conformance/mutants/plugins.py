@@ -80,7 +80,7 @@ def registers_before_it_serves(patch: pytest.MonkeyPatch) -> None:
         name = prefix = path = "nobody.sock"
         siblings = set
         owns_its_file = staticmethod(lambda: True)
-        streaming_peers_gone = staticmethod(_returns_at_once)
+        replies_sent = streaming_peers_gone = staticmethod(_returns_at_once)
 
     @asynccontextmanager
     async def serving(*_: object) -> AsyncIterator[Nobody]:
