@@ -141,8 +141,8 @@ class GrpcioKubelet:
             self.stream_ends.append(await call.code())
         except grpc.aio.AioRpcError as error:
             self.stream_ends.append(error.code())
-        await plugin.channel.close(5)  # grpcio may tell of the end before it tells of an answer that came earlier
         await self._note()
+        await plugin.channel.close(5)  # grpcio may tell of the end before it tells of an answer that came earlier
 
     async def drop(self, plugin: PluginClient) -> None:
         """Close the connection to a plugin, as the kubelet does when it gives up on its stream."""
