@@ -26,3 +26,10 @@ async def accept_all(listening: socket.socket, connection: Callable[[], asyncio.
         except OSError as error:
             log.error("Nobody can connect: %s", error)  # noqa: TRY400  (the traceback would say nothing more)
             await asyncio.sleep(_PAUSE_S)
+
+
+def stop_accepting(task: asyncio.Task[Never], listening: socket.socket) -> None:
+    """Close the socket at once, and let the task end in the next turns of the loop."""
+    task.cancel()
+    asyncio.get_running_loop().remove_reader(listening)  # before its number can be another file's
+    listening.close()

@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from devplugin._accept import accept_all
+from devplugin._accept import accept_all, stop_accepting
 from devplugin._calls import Methods, ServedConnection
 from devplugin.errors import ConfigurationError, KubeletUnavailable
 
@@ -110,9 +110,7 @@ async def serving(directory: str, resource_name: str, methods: Methods) -> Async
     try:
         yield server
     finally:
-        accepting.cancel()
-        asyncio.get_running_loop().remove_reader(listening)
-        listening.close()
+        stop_accepting(accepting, listening)
         if server.owns_its_file():
             os.unlink(path)
         try:

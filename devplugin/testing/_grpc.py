@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Never, Protocol, cast
 
 import anyio.lowlevel
 from betterproto2 import Message
@@ -25,7 +25,7 @@ from grpclib.server import Handler as ServerHandler
 from grpclib.server import Server
 from h2.events import RemoteSettingsChanged
 
-from devplugin._accept import accept_all
+from devplugin._accept import accept_all, stop_accepting
 
 __all__ = ["MAX_MESSAGE_BYTES", "GoServer", "PluginChannel", "RpcError", "go_errors"]
 
@@ -196,7 +196,7 @@ class GoServer(Server):
         super().__init__(services, codec=_Codec("error unmarshalling request"), config=_GO_CONFIGURATION)
         self._connections: set[_Connection] = set()
         self._listening: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting: asyncio.Task[Never] | None = None
 
     def __repr__(self) -> str:
         return f"<GoServer, {'listening' if self._listening else 'closed'}, {len(self._connections)} connections>"
@@ -233,9 +233,7 @@ class GoServer(Server):
             abruptly: Without GOAWAY, as when the process is killed.
         """
         if self._listening is not None and self._accepting is not None:
-            self._accepting.cancel()
-            asyncio.get_running_loop().remove_reader(self._listening)
-            self._listening.close()
+            stop_accepting(self._accepting, self._listening)
             self._listening = None
         for connection in self._connections:
             if abruptly:
