@@ -125,12 +125,12 @@ class ServedConnection(Connection):
         streaming = path in self._methods.streaming
         if not streaming and path not in self._methods.unary:
             error = CallError(Status.UNIMPLEMENTED, f"there is no method {path}")
-            self._refuse(stream_id, [*_HEADERS, *trailers(error)])
+            self._refuse(stream_id, _trailers_only(error))
             return
         try:
             self._requests[stream_id] = _Request(path, read_timeout(headers.get(b"grpc-timeout")))
         except CallError as error:
-            self._refuse(stream_id, [*_HEADERS, *trailers(error)])
+            self._refuse(stream_id, _trailers_only(error))
         self.has_streamed |= streaming
 
     def _take(self, event: DataReceived) -> None:
@@ -143,18 +143,21 @@ class ServedConnection(Connection):
             check_beginning(request.data, REQUEST_BYTES_MAX)
         except CallError as error:
             del self._requests[event.stream_id]
-            self._refuse(event.stream_id, [*_HEADERS, *trailers(error)])
+            self._refuse(event.stream_id, _trailers_only(error))
 
     def _start(self, event: StreamEnded) -> None:
         stream_id = event.stream_id
         request = self._requests.pop(stream_id, None)
         if request is None:  # it was refused
             return
-        loop = (
-            asyncio.get_running_loop()
-        )  # which 3.12 and 3.13 do not find by themselves for a task that begins at once
-        task = asyncio.Task(self._serve(stream_id, request), loop=loop, name=f"{request.path} {stream_id}", **_AT_ONCE)
-        tasks = self._streams if request.path in self._methods.streaming else self._replies
+        streaming = request.path in self._methods.streaming
+        respond, tasks = (self._stream, self._streams) if streaming else (self._reply, self._replies)
+        task = asyncio.Task(
+            self._serve(stream_id, request, respond),
+            loop=asyncio.get_running_loop(),  # 3.12 and 3.13 do not find it for a task that begins at once
+            name=f"{request.path} {stream_id}",
+            **_AT_ONCE,
+        )
         tasks[stream_id] = task
         task.add_done_callback(lambda _: tasks.pop(stream_id))
 
@@ -163,8 +166,9 @@ class ServedConnection(Connection):
         if task := self._replies.get(event.stream_id) or self._streams.get(event.stream_id):
             _cancel(task)
 
-    async def _serve(self, stream_id: int, request: _Request) -> None:
-        respond = self._stream if request.path in self._methods.streaming else self._reply
+    async def _serve(
+        self, stream_id: int, request: _Request, respond: Callable[[int, _Request], Awaitable[None]]
+    ) -> None:
         try:
             with suppress(ProtocolError):  # the peer has closed the stream, and does not want to know
                 await respond(stream_id, request)
@@ -177,7 +181,7 @@ class ServedConnection(Connection):
         try:
             answer = await _outcome(request, self._methods.unary[request.path])
         except CallError as error:
-            self._end(stream_id, [*_HEADERS, *trailers(error)])
+            self._end(stream_id, _trailers_only(error))
         else:
             self._h2.send_headers(stream_id, _HEADERS)
             await self.send_data(stream_id, frame(answer))
@@ -206,6 +210,11 @@ class ServedConnection(Connection):
         with suppress(ProtocolError):  # it was complete already, or the peer has closed the stream
             self._end(stream_id, headers)
             self._h2.reset_stream(stream_id)
+
+
+def _trailers_only(error: CallError) -> Headers:
+    """The whole answer, when it is an error."""
+    return [*_HEADERS, *trailers(error)]
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
