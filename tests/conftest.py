@@ -25,6 +25,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def kept_mypy_cache(purpose: str, worker_id: str) -> Path:
+    """What mypy has read of the libraries is read once, as long as they stay the same; two at once do not share one."""
+    return Path(__file__).parents[1] / ".mypy_cache" / f"{purpose}-{worker_id}"
+
+
 def unmeasured() -> dict[str, str]:
     """The environment of a process that coverage need not see: other tests run the same lines.
 

@@ -30,6 +30,7 @@ from devplugin import (
 )
 from devplugin._kubelet import DEVICE_PLUGIN_DIRECTORY
 from devplugin.testing import FakeKubelet
+from tests.conftest import kept_mypy_cache
 from tests.support_pages import ROOT, blocks_of, check_types, pages, play
 
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
@@ -52,8 +53,7 @@ async def node_with(plugin: DevicePluginBase[Any], directory: Path) -> AsyncIter
 
 @pytest.fixture(scope="session")
 def mypy_cache(worker_id: str) -> Path:
-    """What mypy has read of the libraries is read once, as long as they stay the same; two at once do not share one."""
-    return ROOT / ".mypy_cache" / f"pages-{worker_id}"
+    return kept_mypy_cache("pages", worker_id)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in NOT_FOLLOWED and blocks_of(text_of(page))])

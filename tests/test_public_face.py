@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import devplugin
-from tests.conftest import unmeasured
+from tests.conftest import kept_mypy_cache, unmeasured
 
 NAMES = [
     "Allocation",
@@ -160,11 +160,14 @@ def checked(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[st
     folder = tmp_path_factory.mktemp("typed")
     for name, program in (("author.py", AUTHOR), ("mistakes.py", MISTAKES)):
         (folder / name).write_text(program)
-    root = Path(devplugin.__file__).parents[1]
     found = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary", "--hide-error-context", "."],
         cwd=folder,
-        env=unmeasured() | {"MYPYPATH": str(root), "MYPY_CACHE_DIR": str(root / ".mypy_cache" / f"face-{worker_id}")},
+        env=unmeasured()
+        | {
+            "MYPYPATH": str(Path(devplugin.__file__).parents[1]),
+            "MYPY_CACHE_DIR": str(kept_mypy_cache("face", worker_id)),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,8 @@ import errno
 import os
 import resource
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ ECHO = Methods({"/x/Y": echo}, {})
 FLOOD = Methods({}, {"/x/Y": flood})
 
 
+@asynccontextmanager
+async def a_peer_that_does_not_read(directory: Path) -> AsyncIterator[_server.Server]:
+    """A server with one, for which it has more to send than the system takes."""
+    async with serving(str(directory), "acme.com/gpu", FLOOD) as server:
+        with raw_peer(server.path) as peer:
+            peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+            peer.h2.increment_flow_control_window(2**31 - 2**16)
+            peer.request(data=b"\0\0\0\0\0")
+            await eventually(lambda: any(c.transport.get_write_buffer_size() for c in server._connections))
+            yield server
+
+
 @pytest.mark.asyncio
 async def test_a_peer_that_is_no_http2(directory: Path) -> None:
     """Garbage costs its sender the connection, and nobody else anything."""
@@ -54,15 +67,10 @@ async def test_a_peer_that_is_no_http2(directory: Path) -> None:
 async def test_a_peer_that_does_not_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a peer never reads does not hold the end up: its connection is aborted."""
     monkeypatch.setattr(_server, "_CLOSE_WITHIN_S", 0.05)
-    async with serving(str(directory), "acme.com/gpu", FLOOD) as server:
-        with raw_peer(server.path) as peer:
-            peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
-            peer.h2.increment_flow_control_window(2**31 - 2**16)
-            peer.request(data=b"\0\0\0\0\0")
-            await eventually(lambda: any(c.transport.get_write_buffer_size() for c in server._connections))
-            assert repr(server) == f"Server({server.name!r}, 1 connections)"
-            await server.close_connections()
-            assert not server._connections
+    async with a_peer_that_does_not_read(directory) as server:
+        assert repr(server) == f"Server({server.name!r}, 1 connections)"
+        await server.close_connections()
+        assert not server._connections
 
 
 @pytest.mark.asyncio
@@ -107,19 +115,14 @@ async def test_an_end_that_is_cancelled(directory: Path, monkeypatch: pytest.Mon
     failures: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     monkeypatch.setattr(_server, "_CLOSE_WITHIN_S", 0)
-    async with serving(str(directory), "acme.com/gpu", FLOOD) as server:
-        with raw_peer(server.path) as peer:
-            peer.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
-            peer.h2.increment_flow_control_window(2**31 - 2**16)
-            peer.request(data=b"\0\0\0\0\0")
-            await eventually(lambda: any(c.transport.get_write_buffer_size() for c in server._connections))
-            (connection,) = server._connections
-            abort = connection.transport.abort
-            ending = asyncio.create_task(server.close_connections())
-            monkeypatch.setattr(connection.transport, "abort", lambda: (ending.cancel(), abort()))
-            await asyncio.wait([ending])
-            await eventually(lambda: not server._connections)
-            await connection.calls_ended()
+    async with a_peer_that_does_not_read(directory) as server:
+        (connection,) = server._connections
+        abort = connection.transport.abort
+        ending = asyncio.create_task(server.close_connections())
+        monkeypatch.setattr(connection.transport, "abort", lambda: (ending.cancel(), abort()))
+        await asyncio.wait([ending])
+        await eventually(lambda: not server._connections)
+        await connection.calls_ended()
     assert failures == []
 
 

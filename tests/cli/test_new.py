@@ -14,6 +14,7 @@ import yaml
 
 from devplugin.cli import _new
 from tests.cli.conftest import Run
+from tests.conftest import kept_mypy_cache
 from tests.support_pages import ROOT
 
 FILES = [
@@ -236,8 +237,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def mypy_cache(worker_id: str) -> str:
-    """What mypy has read of the libraries is read once, as long as they stay the same; two at once do not share one."""
-    return str(ROOT / ".mypy_cache" / f"projects-{worker_id}")
+    return str(kept_mypy_cache("projects", worker_id))
 
 
 @pytest.mark.timeout(600)  # mypy starts from nothing
